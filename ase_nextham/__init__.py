@@ -1,0 +1,13 @@
+"""Hamiltonians in numerical atomic orbitals without the self-consistent loop.
+
+An ASE calculator for H(0) and predicted Hamiltonians, their bands and optics, and readers and
+writers for the files of ABACUS and others. ``NextHAMCalculator`` is the place to start.
+"""
+
+from ase_nextham.basis import Basis
+from ase_nextham.data import LCAOData
+from ase_nextham.matrix import AtomPairs, LCAOMatrix
+
+__version__ = "0.1.0"
+
+__all__ = ["AtomPairs", "Basis", "LCAOData", "LCAOMatrix", "__version__"]
