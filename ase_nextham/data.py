@@ -95,7 +95,7 @@ class LCAOData:
 
     def __repr__(self):
         held = ", ".join(self._operators())
-        return f"LCAOData({self.atoms.get_chemicalformula()}, {len(self.pairs)} pairs: {held})"
+        return f"LCAOData({self.atoms.get_chemical_formula()}, {len(self.pairs)} pairs: {held})"
 
     @property
     def pairs(self) -> AtomPairs:
@@ -133,10 +133,7 @@ class LCAOData:
         error = 0.0
         for axis, r in enumerate(self.position):
             for _, _, p, elements in r.block_groups():
-                rows, columns = elements.shape[1:]
-                partner = r.offsets[self.pairs.reverse[p]][:, None, None] + (
-                    np.arange(columns)[None, :] * rows + np.arange(rows)[:, None]
-                )
+                partner = r.partner_elements(p, elements)
                 shift = vectors[p, axis][:, None, None] * self.overlap.data[elements]
                 difference = r.data[elements] - r.data[partner] - shift
                 error = max(error, float(np.abs(difference).max(initial=0)))

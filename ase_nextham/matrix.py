@@ -562,18 +562,37 @@ class LCAOMatrix:
 
     # --- checks ----------------------------------------------------------------------------
 
+    def partner_elements(self, p: ndarray, elements: ndarray) -> ndarray:
+        """Positions in ``data`` of O_ji(-R)^T for the elements of pairs ``p``.
+
+        Arguments are as :meth:`block_groups` yields them; the result has the shape of
+        ``elements``, so ``data[partner].conj()`` is the Hermitian conjugate of ``data[elements]``.
+        """
+        rows, columns = elements.shape[1:]
+        first = self.offsets[self.pairs.reverse[p]]
+        return first[:, None, None] + (np.arange(columns) * rows + np.arange(rows)[:, None])
+
     def hermitian_error(self) -> float:
         """max |O_ij(R) - O_ji(-R)^dagger|, in the units of the operator (eV, or 1 for S)."""
         error = 0.0
-        reverse = self.pairs.reverse
         for _, _, p, elements in self.block_groups():
-            rows, columns = elements.shape[1:]
-            partner = self.offsets[reverse[p]][:, None, None] + (
-                np.arange(columns)[None, :] * rows + np.arange(rows)[:, None]
-            )
-            difference = self.data[..., elements] - self.data[..., partner].conj()
+            conjugate = self.data[..., self.partner_elements(p, elements)].conj()
+            difference = self.data[..., elements] - conjugate
             error = max(error, float(np.abs(difference).max(initial=0)))
         return error
+
+    def filled_by_hermiticity(self) -> LCAOMatrix:
+        """The operator whose pairs p > reverse[p] are the conjugates of their partners.
+
+        For sources that store one of the two blocks (i, j, R) and (j, i, -R) only.
+        """
+        data = self.data.copy()
+        for _, _, p, elements in self.block_groups():
+            lower = p > self.pairs.reverse[p]
+            if lower.any():
+                partner = self.partner_elements(p[lower], elements[lower])
+                data[..., elements[lower]] = self.data[..., partner].conj()
+        return replace(self, data=data)
 
     def time_reversal_error(self) -> float:
         """max |O - T O T^-1| over all elements, in the units of the operator.

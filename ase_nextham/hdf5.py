@@ -1,0 +1,227 @@
+"""The native file: one :class:`~ase_nextham.data.LCAOData` in one HDF5 file.
+
+Layout, version 1::
+
+    /                attributes: format "ase_nextham LCAOData", format_version, creator, and as
+                     JSON: basis, source; nelectrons and fermi_level (eV) where known
+    /atoms           numbers, positions (Angstrom), cell (Angstrom), pbc,
+                     initial_magmoms where set, species
+    /pairs           i, j, R
+    /operators/NAME  data (eV, 1 or Angstrom) with the attributes spin and hermitian;
+                     NAME: overlap, h0, hamiltonian, position_x, position_y, position_z
+
+Where an operator equals its Hermitian conjugate to the last bit, only the pairs with
+``p <= pairs.reverse[p]`` are stored, which halves the file and loses nothing. Floating point
+numbers are compressed without loss. A file is complete or not there: it is written under a
+temporary name and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from ase import Atoms
+from numpy import ndarray
+
+from ase_nextham import __version__
+from ase_nextham.basis import Basis
+from ase_nextham.data import LCAOData
+from ase_nextham.matrix import SPINS, AtomPairs, LCAOMatrix, ranges
+
+FORMAT = "ase_nextham LCAOData"
+FORMAT_VERSION = 1
+
+_NAMES = ("overlap", "h0", "hamiltonian", "position_x", "position_y", "position_z")
+
+
+def write(path: str | os.PathLike, data: LCAOData) -> None:
+    """Write a native file, replacing one that is there.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        with h5py.File(temporary, "w") as file:
+            _write(file, data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _write(file: h5py.File, data: LCAOData) -> None:
+    basis = data.basis
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["creator"] = f"ase_nextham {__version__}"
+    file.attrs["basis"] = json.dumps(
+        {
+            "shells": {name: list(ls) for name, ls in basis.shells.items()},
+            "convention": basis.convention,
+            "radius": dict(basis.radius),
+            "fingerprint": dict(basis.fingerprint),
+            "valence": dict(basis.valence),
+        }
+    )
+    file.attrs["source"] = json.dumps(dict(data.source))
+    for name in ("nelectrons", "fermi_level"):
+        value = getattr(data, name)
+        if value is not None:
+            file.attrs[name] = float(value)
+
+    atoms = file.create_group("atoms")
+    atoms["numbers"] = data.atoms.numbers
+    atoms["positions"] = data.atoms.positions
+    atoms["cell"] = data.atoms.cell.array
+    atoms["pbc"] = data.atoms.pbc
+    if data.atoms.has("initial_magmoms"):
+        atoms["initial_magmoms"] = data.atoms.get_initial_magnetic_moments()
+    atoms["species"] = json.dumps(data.symbols)
+
+    pairs = file.create_group("pairs")
+    for name in "ijR":
+        array = getattr(data.pairs, name).astype(np.int32)
+        pairs.create_dataset(name, data=array, compression="gzip", shuffle=True)
+
+    operators = {"overlap": data.overlap, "h0": data.h0, "hamiltonian": data.hamiltonian}
+    if data.position is not None:
+        operators |= {
+            f"position_{axis}": matrix for axis, matrix in zip("xyz", data.position, strict=True)
+        }
+    for name, matrix in operators.items():
+        if matrix is not None:
+            _write_operator(file.create_group(f"operators/{name}"), matrix)
+
+
+def _write_operator(group: h5py.Group, matrix: LCAOMatrix) -> None:
+    hermitian = len(matrix.pairs) > 0 and matrix.hermitian_error() == 0.0
+    values = matrix.data
+    if hermitian:
+        values = values[..., _upper_elements(matrix.pairs, matrix.offsets)]
+    group.attrs["spin"] = matrix.spin
+    group.attrs["hermitian"] = hermitian
+    group.create_dataset(
+        "data",
+        data=values,
+        chunks=True if values.size else None,
+        compression="gzip" if values.size else None,
+        compression_opts=6 if values.size else None,
+    )
+
+
+def _upper_elements(pairs: AtomPairs, offsets: ndarray) -> ndarray:
+    """Positions of the elements of all pairs with p <= reverse[p]."""
+    upper = np.flatnonzero(np.arange(len(pairs)) <= pairs.reverse)
+    return ranges(offsets[upper], np.diff(offsets)[upper])
+
+
+def read(path: str | os.PathLike) -> LCAOData:
+    """Read a native file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not a native file, of a newer format than this release knows, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as err:
+        raise ValueError(f"{path}: not an HDF5 file, or cut short ({err})") from err
+    with file:
+        found = file.attrs.get("format")
+        if found != FORMAT:
+            raise ValueError(
+                f"{path}: not a native file of ase_nextham (attribute 'format' is {found!r}, "
+                f"expected {FORMAT!r})"
+            )
+        version = int(file.attrs.get("format_version", 0))
+        if not 1 <= version <= FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format version {version}, but this release reads versions up to "
+                f"{FORMAT_VERSION}; a newer ase_nextham wrote it"
+            )
+        try:
+            return _read(file)
+        except (KeyError, OSError, TypeError, ValueError) as err:
+            raise ValueError(f"{path}: the file is damaged or incomplete: {err}") from err
+
+
+def _read(file: h5py.File) -> LCAOData:
+    stored = json.loads(file.attrs["basis"])
+    shells = {name: tuple(ls) for name, ls in stored.pop("shells").items()}
+    basis = Basis(shells, **stored)
+    group = file["atoms"]
+    atoms = Atoms(
+        numbers=group["numbers"][()],
+        positions=group["positions"][()],
+        cell=group["cell"][()],
+        pbc=group["pbc"][()],
+    )
+    if "initial_magmoms" in group:
+        atoms.set_initial_magnetic_moments(group["initial_magmoms"][()])
+    symbols = tuple(json.loads(group["species"][()]))
+    pairs = AtomPairs(*(file["pairs"][name][()] for name in "ijR"))
+    matrices = {
+        name: _read_operator(file["operators"][name], basis, symbols, pairs)
+        for name in _NAMES
+        if name in file["operators"]
+    }
+    position = None
+    if "position_x" in matrices:
+        position = tuple(matrices[f"position_{axis}"] for axis in "xyz")
+    return LCAOData(
+        atoms=atoms,
+        overlap=matrices["overlap"],
+        h0=matrices.get("h0"),
+        hamiltonian=matrices.get("hamiltonian"),
+        position=position,
+        nelectrons=_number(file.attrs, "nelectrons"),
+        fermi_level=_number(file.attrs, "fermi_level"),
+        source=json.loads(file.attrs["source"]),
+    )
+
+
+def _number(attributes: Mapping, name: str) -> float | None:
+    return float(attributes[name]) if name in attributes else None
+
+
+def _read_operator(group, basis: Basis, symbols, pairs: AtomPairs) -> LCAOMatrix:
+    spin = group.attrs["spin"]
+    if spin not in SPINS:
+        raise ValueError(f"{group.name} has unknown spin {spin!r}")
+    values = group["data"][()]
+    if not np.isfinite(values).all():
+        raise ValueError(f"{group.name} holds numbers that are not finite")
+    if not group.attrs["hermitian"]:
+        return LCAOMatrix(basis, symbols, pairs, spin, values)
+    factor = 2 if spin == "spinor" else 1
+    n = factor * np.array([basis.norbitals(name) for name in symbols])
+    offsets = np.concatenate([[0], np.cumsum(n[pairs.i] * n[pairs.j])])
+    upper = _upper_elements(pairs, offsets)
+    data = np.zeros((*values.shape[:-1], offsets[-1]), values.dtype)
+    data[..., upper] = values
+    return LCAOMatrix(basis, symbols, pairs, spin, data).filled_by_hermiticity()
+
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "read", "write"]
