@@ -1,4 +1,4 @@
-"""Structures with operators made up at random, and checks of backends: for tests, here and elsewhere.
+"""Structures with random operators, and checks of backends: for tests, here and elsewhere.
 
 The numbers are random, the laws are not: what :func:`random_lcao` returns is Hermitian, its overlap
 is positive definite, its position operator obeys the translation identity, and its Hamiltonian
@@ -54,9 +54,9 @@ def random_lcao(
     rng = np.random.default_rng(seed)
     species = string2symbols(symbols)
     cell = np.diag(rng.uniform(2.4, 3.0, 3)) + rng.uniform(-0.4, 0.4, (3, 3))
-    fractional = (
-        np.arange(len(species))[:, None] + rng.uniform(0.1, 0.9, (len(species), 3))
-    ) / len(species)
+    # one slab of the cell for each atom along the first axis keeps atoms apart
+    slab = np.arange(len(species))[:, None] + rng.uniform(0.1, 0.9, (len(species), 3))
+    fractional = slab / len(species)
     fractional[:, 1:] = rng.permuted(fractional[:, 1:], axis=0)
     atoms = Atoms(species, cell=cell, scaled_positions=fractional, pbc=True)
     names = sorted(set(species))
