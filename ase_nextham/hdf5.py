@@ -7,13 +7,16 @@ Layout, version 1::
     /atoms           numbers, positions (Angstrom), cell (Angstrom), pbc,
                      initial_magmoms where set, species
     /pairs           i, j, R
-    /operators/NAME  data (eV, 1 or Angstrom) with the attributes spin and hermitian;
+    /operators/NAME  upper, lower (eV, 1 or Angstrom) with the attribute spin;
                      NAME: overlap, h0, hamiltonian, position_x, position_y, position_z
 
-Where an operator equals its Hermitian conjugate to the last bit, only the pairs with
-``p <= pairs.reverse[p]`` are stored, which halves the file and loses nothing. Floating point
-numbers are compressed without loss. A file is complete or not there: it is written under a
-temporary name and then renamed.
+``upper`` holds the blocks of the pairs with ``p <= pairs.reverse[p]``. ``lower`` holds those of the
+other pairs as 64-bit integers: the bits of each number, exclusive-or those of the Hermitian
+conjugate of its partner. For a Hermitian operator they are zero but for rounding and take no
+space, and in any case the numbers come back to the last bit.
+
+A file is complete or not there: it is written under a temporary name
+and then renamed.
 """
 
 from __future__ import annotations
@@ -110,19 +113,25 @@ def _write(file: h5py.File, data: LCAOData) -> None:
 
 
 def _write_operator(group: h5py.Group, matrix: LCAOMatrix) -> None:
-    hermitian = len(matrix.pairs) > 0 and matrix.hermitian_error() == 0.0
-    values = matrix.data
-    if hermitian:
-        values = values[..., _upper_elements(matrix.pairs, matrix.offsets)]
     group.attrs["spin"] = matrix.spin
-    group.attrs["hermitian"] = hermitian
-    group.create_dataset(
-        "data",
-        data=values,
-        chunks=True if values.size else None,
-        compression="gzip" if values.size else None,
-        compression_opts=6 if values.size else None,
-    )
+    upper = _upper_elements(matrix.pairs, matrix.offsets)
+    is_lower = np.ones(matrix.offsets[-1], bool)
+    is_lower[upper] = False
+    conjugate = matrix.filled_by_hermiticity().data[..., is_lower]
+    _write_numbers(group, "upper", matrix.data[..., upper])
+    _write_numbers(group, "lower", _bits(matrix.data[..., is_lower]) ^ _bits(conjugate))
+
+
+def _bits(numbers: ndarray) -> ndarray:
+    """The same memory as 64-bit integers, twice as many if complex."""
+    return np.ascontiguousarray(numbers).view(np.int64)
+
+
+def _write_numbers(group: h5py.Group, name: str, values: ndarray) -> None:
+    if values.size:
+        group.create_dataset(name, data=values, compression="gzip", compression_opts=4)
+    else:  # HDF5 cannot compress what is empty
+        group.create_dataset(name, data=values)
 
 
 def _upper_elements(pairs: AtomPairs, offsets: ndarray) -> ndarray:
@@ -210,18 +219,19 @@ def _read_operator(group, basis: Basis, symbols, pairs: AtomPairs) -> LCAOMatrix
     spin = group.attrs["spin"]
     if spin not in SPINS:
         raise ValueError(f"{group.name} has unknown spin {spin!r}")
-    values = group["data"][()]
-    if not np.isfinite(values).all():
-        raise ValueError(f"{group.name} holds numbers that are not finite")
-    if not group.attrs["hermitian"]:
-        return LCAOMatrix(basis, symbols, pairs, spin, values)
+    upper, lower = group["upper"][()], group["lower"][()]
     factor = 2 if spin == "spinor" else 1
-    n = factor * np.array([basis.norbitals(name) for name in symbols])
+    n = factor * np.array([basis.norbitals(name) for name in symbols], np.int64)
     offsets = np.concatenate([[0], np.cumsum(n[pairs.i] * n[pairs.j])])
-    upper = _upper_elements(pairs, offsets)
-    data = np.zeros((*values.shape[:-1], offsets[-1]), values.dtype)
-    data[..., upper] = values
-    return LCAOMatrix(basis, symbols, pairs, spin, data).filled_by_hermiticity()
+    is_lower = np.ones(offsets[-1], bool)
+    is_lower[_upper_elements(pairs, offsets)] = False
+    data = np.zeros((*upper.shape[:-1], offsets[-1]), upper.dtype)
+    data[..., ~is_lower] = upper
+    data = LCAOMatrix(basis, symbols, pairs, spin, data).filled_by_hermiticity().data.copy()
+    data[..., is_lower] = (lower ^ _bits(data[..., is_lower])).view(data.dtype)
+    if not np.isfinite(data).all():
+        raise ValueError(f"{group.name} holds numbers that are not finite")
+    return LCAOMatrix(basis, symbols, pairs, spin, data)
 
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "read", "write"]
