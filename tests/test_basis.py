@@ -91,7 +91,8 @@ def test_e3nn_convention_is_that_of_e3nn():
         theirs = o3.spherical_harmonics(l, torch.tensor(vectors), normalize=True)
         assert_allclose(ours, theirs.numpy(), atol=1e-10)
         D = o3.Irrep(l, (-1) ** l).D_from_matrix(torch.tensor(rotation))
-        assert_allclose(rotation_matrix(l, rotation, "e3nn"), D.numpy(), atol=1e-10)
+        # e3nn keeps the generators of D in single precision
+        assert_allclose(rotation_matrix(l, rotation, "e3nn"), D.numpy(), atol=1e-5)
 
 
 def test_transformation_of_an_atom_is_block_diagonal_in_shells():

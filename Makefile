@@ -1,0 +1,34 @@
+# make demo: sets up and runs the main job on real data; make test: sets up and runs the suite.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint bench clean
+
+$(VENV)/demo.stamp: setup.cfg setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb]"
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb,abacus,test]"
+	@touch $@
+
+setup: $(VENV)/test.stamp
+
+demo: $(VENV)/demo.stamp
+	@mkdir -p demo
+	@cd demo && ../$(BIN)/python ../examples/01_bands.py && ../$(BIN)/python ../examples/02_optics.py
+
+test: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/test.stamp
+	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build demo
