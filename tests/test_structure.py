@@ -96,7 +96,8 @@ def test_the_wheel_installs_one_package_and_no_other(root, tmp_path):
             target = sources / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", tmp_path]
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps"]
+    command += ["--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", tmp_path]
     subprocess.run(command, cwd=sources, capture_output=True, text=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     files = zipfile.ZipFile(wheel).namelist()
