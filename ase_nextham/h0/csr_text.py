@@ -1,0 +1,390 @@
+"""The text layouts of ABACUS's matrix files.
+
+Three headers and two bodies are found in files, in any combination::
+
+    STEP: 0                          <- or IONIC_STEP: 1, or nothing in the oldest files
+    Matrix Dimension of H(R): 26
+    Matrix number of H(R): 93
+
+     --- Ionic Step 1 ---
+     # print H matrix in real space H(R)
+     1 # number of spin directions
+     1 # spin index                  <- newer versions add ", E_Fermi = 5.43 eV"
+     26 # number of localized basis
+     93 # number of Bravais lattice vector R
+     (the unit cell, to few digits: the structure is read elsewhere)
+
+    -2 -1 1 157                      <- body of lines: Rx Ry Rz nnz, then one line each of values,
+     3.09e-07 -1.80e-06 ...             columns and row pointers; nothing more for nnz = 0
+     13 14 ...
+     0 13 26 ...
+
+     -2 -1 1 157                     <- body with marks; arrays wrap over lines; a blank line ends
+     # CSR values                       a matrix. R without elements may be left out, although the
+     3.09e-07 -1.80e-06 ...             header counts them
+     # CSR column indices
+     13 14 ...
+     # CSR row pointers
+     0 13 26 ...
+
+In a body of lines, r(R) has one line ``Rx Ry Rz`` for three matrices, each with a line ``nnz`` of
+its own. Elements of up to 1e-10 in the units of the file are not printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy import ndarray
+
+from ase_nextham.h0.csr_matrix import CSRMatrix, MatrixFileError, check_size, stack
+from ase_nextham.h0.csr_numbers import BadNumber, read_numbers
+
+_STEP = re.compile(rb"[ \t]*(IONIC_STEP|STEP):[ \t]*(\d{1,9})[ \t]*")
+_DIMENSION = re.compile(rb"[ \t]*Matrix Dimension of (\S+)\(R\):[ \t]*(\d{1,9})[ \t]*")
+_NUMBER = re.compile(rb"[ \t]*Matrix number of (\S+)\(R\):[ \t]*(\d{1,9})[ \t]*")
+_IONIC_STEP = re.compile(rb"[ \t]*--- Ionic Step (\d{1,9}) ---[ \t]*")
+_LABEL = re.compile(rb"[ \t]*# print .*?(\S+)\(R\)[ \t]*")
+_SPIN = re.compile(rb"[ \t]*(\d{1,3}) # spin index(?:, *E_Fermi *= *(\S+) *eV)?[ \t]*")
+_BASIS = re.compile(rb"[ \t]*(\d{1,9}) # number of localized basis[ \t]*")
+_COUNT = re.compile(rb"[ \t]*(\d{1,9}) # number of Bravais lattice vector R[ \t]*")
+_FOLDED = re.compile(rb"[ \t]*# *representation: *gamma-only folded", re.IGNORECASE)
+_BOX = re.compile(rb"[ \t]*#-+#[ \t]*")
+_COLUMNS = re.compile(rb"# CSR column[ _]ind(?:ices|ex)[ \t]*\n")
+_POINTERS = re.compile(rb"# CSR row[ _](?:pointers?|indptr)[ \t]*\n")
+
+
+def looks_like_text(data: bytes) -> bool:
+    """Whether a file begins like one of the text layouts."""
+    head = data[:4096].lstrip()
+    return head.startswith((b"STEP:", b"IONIC_STEP:", b"Matrix Dimension of", b"--- Ionic Step"))
+
+
+@dataclass
+class _Header:
+    layout: str
+    step: int
+    operator: str
+    dimension: int
+    nR: int
+    marked: bool = False
+    spin_index: int | None = None
+    fermi_level: float | None = None
+    gamma_folded: bool = False
+
+
+@dataclass
+class _Spans:
+    """Where the arrays of one matrix stand in the text, for each R."""
+
+    R: list[tuple[int, ...]] = field(default_factory=list)
+    nnz: list[int] = field(default_factory=list)
+    values: list[tuple[int, int]] = field(default_factory=list)
+    columns: list[tuple[int, int]] = field(default_factory=list)
+    pointers: list[tuple[int, int]] = field(default_factory=list)
+
+
+class _Text:
+    """A text and how far it has been read."""
+
+    def __init__(self, path: str, data: bytes):
+        self.path = path
+        self.data = data if data.endswith(b"\n") else data + b"\n"
+        self.at = 0
+
+    def error(self, message: str, at: int | None = None) -> MatrixFileError:
+        """An error that names file and line, by default the one to be read next."""
+        at = self.at if at is None else at
+        if at >= len(self.data):
+            return MatrixFileError(f"{self.path}: the file ends where {message}")
+        line = self.data.count(b"\n", 0, at) + 1
+        return MatrixFileError(f"{self.path}, line {line}: {message}")
+
+    def skip_blank_lines(self) -> bool:
+        """Go to the next line that is not blank; False at the end of the file."""
+        while self.at < len(self.data):
+            stop = self.data.find(b"\n", self.at)
+            if self.data[self.at : stop].strip():
+                return True
+            self.at = stop + 1
+        return False
+
+    def peek(self) -> bytes:
+        """The next line, without going past it."""
+        return self.data[self.at : self.data.find(b"\n", self.at)]
+
+    def line(self) -> tuple[int, int]:
+        """Go past a line; where it stands."""
+        start = self.at
+        stop = self.data.find(b"\n", start)
+        if stop < 0:
+            raise self.error("a line of numbers was expected")
+        self.at = stop + 1
+        return start, stop
+
+    def match(self, pattern: re.Pattern, what: str) -> re.Match:
+        """Go past the next line that is not blank, which must have a certain form."""
+        self.skip_blank_lines()
+        found = pattern.fullmatch(self.peek())
+        if not found:
+            shown = self.peek()[:60].decode("ascii", "backslashreplace").strip()
+            raise self.error(f"expected {what}, found {shown!r}" if shown else f"{what} should be")
+        self.line()
+        return found
+
+    def integers(self, number: int, what: str) -> tuple[int, ...]:
+        """Go past the next line that is not blank, which must hold so many integers."""
+        self.skip_blank_lines()
+        tokens = self.peek().split()
+        if len(tokens) != number or not all(_INTEGER.fullmatch(token) for token in tokens):
+            shown = self.peek()[:60].decode("ascii", "backslashreplace").strip()
+            raise self.error(f"expected {what}, found {shown!r}" if shown else f"{what} should be")
+        self.line()
+        return tuple(map(int, tokens))
+
+
+_INTEGER = re.compile(rb"-?\d{1,9}")
+
+
+def read_text(path: str, data: bytes) -> list[CSRMatrix]:
+    """All records of a file in one of the text layouts."""
+    if b"\r\n" in data[:4096]:
+        data = data.replace(b"\r\n", b"\n")
+    text = _Text(path, data)
+    matrices = []
+    while text.skip_blank_lines():
+        header = _read_header(text, matrices[-1].step + 1 if matrices else 0)
+        check_size(path, header.nR, 1, len(data))
+        if header.marked:
+            several = [_marked_body(text, header)]
+        elif header.operator == "r":
+            several = _r_body(text, header)
+        else:
+            several = [_line_body(text, header)]
+        for component, spans in enumerate(several):
+            matrices.append(_matrix(text, header, spans, component if len(several) == 3 else None))
+    return matrices
+
+
+def _read_header(text: _Text, next_step: int) -> _Header:
+    if _IONIC_STEP.fullmatch(text.peek()):
+        return _new_header(text)
+    step = next_step
+    found = _STEP.fullmatch(text.peek())
+    if found:
+        text.line()
+        step = int(found[2]) - (found[1] == b"IONIC_STEP")
+    found = text.match(_DIMENSION, "'Matrix Dimension of H(R): ...' (or of another operator)")
+    operator = found[1].decode("ascii", "backslashreplace")
+    nR = int(text.match(_NUMBER, f"'Matrix number of {operator}(R): ...'")[2])
+    header = _Header("legacy text", max(step, 0), operator, int(found[2]), nR)
+    text.skip_blank_lines()
+    if text.peek().lstrip().startswith(b"#"):
+        header.marked = True
+        _skip_box(text)
+    return header
+
+
+def _new_header(text: _Text) -> _Header:
+    found = {}
+    start = text.at
+    patterns = {
+        "step": _IONIC_STEP,
+        "operator": _LABEL,
+        "spin": _SPIN,
+        "dimension": _BASIS,
+        "nR": _COUNT,
+        "folded": _FOLDED,
+    }
+    while not _BOX.fullmatch(text.peek()):
+        line = text.peek()
+        if b"# CSR" in line:
+            break
+        for name, pattern in patterns.items():
+            match = pattern.match(line)
+            if match and name not in found:
+                found[name] = match
+        text.line()
+    _skip_box(text)
+    for name, what in (
+        ("operator", "# print ... matrix in real space ...(R)"),
+        ("dimension", "... # number of localized basis"),
+        ("nR", "... # number of Bravais lattice vector R"),
+    ):
+        if name not in found:
+            raise text.error(f"this header has no line {what!r}", start)
+    header = _Header(
+        "new text",
+        max(int(found["step"][1]) - 1, 0),
+        found["operator"][1].decode("ascii", "backslashreplace"),
+        int(found["dimension"][1]),
+        int(found["nR"][1]),
+        marked=True,
+        gamma_folded="folded" in found,
+    )
+    if "spin" in found:
+        header.spin_index = int(found["spin"][1]) - 1
+        if found["spin"][2]:
+            try:
+                header.fermi_level = float(found["spin"][2])
+            except ValueError:
+                raise text.error("E_Fermi is not a number", start) from None
+    return header
+
+
+def _skip_box(text: _Text) -> None:
+    """Go past the comment that explains the format."""
+    while text.skip_blank_lines() and text.peek().lstrip().startswith(b"#"):
+        text.line()
+
+
+def _arrays_on_lines(text: _Text, spans: _Spans, nnz: int) -> None:
+    spans.nnz.append(nnz)
+    if nnz:
+        spans.values.append(text.line())
+        spans.columns.append(text.line())
+        spans.pointers.append(text.line())
+
+
+def _line_body(text: _Text, header: _Header) -> _Spans:
+    spans = _Spans()
+    for n in range(header.nR):
+        *R, nnz = text.integers(4, f"'Rx Ry Rz nnz' of matrix {n + 1} of {header.nR}")
+        spans.R.append(tuple(R))
+        _arrays_on_lines(text, spans, nnz)
+    return spans
+
+
+def _r_body(text: _Text, header: _Header) -> list[_Spans]:
+    several = [_Spans(), _Spans(), _Spans()]
+    for n in range(header.nR):
+        R = text.integers(3, f"'Rx Ry Rz' of matrix {n + 1} of {header.nR}")
+        for axis, spans in zip("xyz", several, strict=True):
+            (nnz,) = text.integers(1, f"the number of elements of {axis} at R = {list(R)}")
+            spans.R.append(R)
+            _arrays_on_lines(text, spans, nnz)
+    return several
+
+
+def _marked_body(text: _Text, header: _Header) -> _Spans:
+    spans = _Spans()
+    data = text.data
+    while text.skip_blank_lines():
+        line = text.peek()
+        if _IONIC_STEP.fullmatch(line) or _STEP.fullmatch(line) or _DIMENSION.fullmatch(line):
+            break
+        *R, nnz = text.integers(4, "'Rx Ry Rz nnz'")
+        spans.R.append(tuple(R))
+        spans.nnz.append(nnz)
+        if text.peek().strip() != b"# CSR values":
+            if nnz:
+                raise text.error("'# CSR values' was expected")
+            continue
+        _, start = text.line()
+        arrays = []
+        for pattern, what in (
+            (_COLUMNS, "# CSR column indices"),
+            (_POINTERS, "# CSR row pointers"),
+        ):
+            stop = data.find(b"#", start)
+            found = pattern.match(data, stop) if stop >= 0 else None
+            if not found:
+                raise text.error(f"{what!r} was expected", stop if stop >= 0 else len(data))
+            arrays.append((start, stop))
+            start = found.end()
+        text.at = start
+        if nnz:
+            stop = data.find(b"\n\n", start)
+            stop = len(data) if stop < 0 else stop
+            text.at = stop + 1
+            spans.values.append(arrays[0])
+            spans.columns.append(arrays[1])
+            spans.pointers.append((start, stop))
+        else:
+            _skip_empty_matrix(text, header.dimension)
+    if len(spans.R) > header.nR:
+        raise text.error(f"the header announces {header.nR} matrices, but more were found")
+    return spans
+
+
+def _skip_empty_matrix(text: _Text, dimension: int) -> None:
+    """Row pointers, all 0, of a matrix without elements, after which no blank line need stand."""
+    left = dimension + 1
+    while left > 0:
+        text.skip_blank_lines()
+        tokens = text.peek().split()
+        if not tokens or set(tokens) != {b"0"}:
+            raise text.error("row pointers, all 0, were expected")
+        left -= len(tokens)
+        text.line()
+    if left:
+        raise text.error(f"more than {dimension + 1} row pointers")
+
+
+def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) -> CSRMatrix:
+    dimension, path = header.dimension, text.path
+    nnz = np.array(spans.nnz, np.int64)
+    if (nnz < 0).any():
+        raise MatrixFileError(f"{path}: a negative number of elements")
+    filled = np.flatnonzero(nnz)
+    start = spans.values[0] if len(filled) else (0, 0)
+    kind = "complex" if text.data.find(b"(", *start) >= 0 else "real"
+    value = _array(text, spans.values, kind, nnz[filled], "values", spans, filled)
+    column = _array(text, spans.columns, "integer", nnz[filled], "column indices", spans, filled)
+    rows = np.full(len(filled), dimension + 1)
+    pointers = _array(text, spans.pointers, "integer", rows, "row pointers", spans, filled)
+    pointers = pointers.reshape(len(filled), dimension + 1)
+    wrong = (pointers[:, 0] != 0) | (pointers[:, -1] != nnz[filled])
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        raise text.error(
+            f"row pointers of R = {list(spans.R[filled[n]])} go from {pointers[n, 0]} to "
+            f"{pointers[n, -1]}, expected 0 to {nnz[filled[n]]}",
+            spans.pointers[n][0],
+        )
+    check_size(path, len(nnz), dimension, len(text.data))
+    R, indptr = stack(spans.R, dimension, filled, pointers)
+    if column.max(initial=0) >= 2**31:
+        raise MatrixFileError(f"{path}: column {column.max()} is outside the matrix")
+    return CSRMatrix(
+        path=path,
+        layout=header.layout,
+        operator=header.operator,
+        step=header.step,
+        dimension=dimension,
+        R=R,
+        indptr=indptr,
+        column=column,
+        value=value,
+        fermi_level=header.fermi_level,
+        spin_index=header.spin_index,
+        gamma_folded=header.gamma_folded,
+        component=component,
+    )
+
+
+def _array(
+    text: _Text,
+    places: Sequence[tuple[int, int]],
+    kind: str,
+    expected: ndarray,
+    what: str,
+    spans: _Spans,
+    filled: ndarray,
+) -> ndarray:
+    """One of the three arrays of all R together, with as many numbers for each as expected."""
+    try:
+        numbers, counts = read_numbers(text.data, places, kind)
+    except BadNumber as err:
+        raise text.error(str(err), err.offset) from None
+    wrong = counts != expected
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        raise text.error(
+            f"{counts[n]} {what} of R = {list(spans.R[filled[n]])}, expected {expected[n]}",
+            places[n][0],
+        )
+    return numbers
