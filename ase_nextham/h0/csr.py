@@ -9,20 +9,34 @@ the matter of :mod:`ase_nextham.h0.folder`.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 from numpy import ndarray
 
 from ase_nextham.basis import Basis
+from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
 from ase_nextham.h0.csr_matrix import MAX_R, CSRMatrix, MatrixFileError
-from ase_nextham.h0.csr_text import looks_like_text, read_text
+from ase_nextham.h0.csr_text import legacy_text, looks_like_text, new_text, read_text
 from ase_nextham.matrix import AtomPairs, LCAOMatrix, formula
 from ase_nextham.units import BOHR, RYDBERG
 
-__all__ = ["UNITS", "CSRMatrix", "MatrixFileError", "lcao_matrices", "read_csr"]
+__all__ = [
+    "DROPPED",
+    "UNITS",
+    "CSRMatrix",
+    "MatrixFileError",
+    "csr_matrices",
+    "lcao_matrices",
+    "read_csr",
+    "write_csr",
+]
 
 UNITS: Mapping[str, float] = {
     "overlap": 1.0,
@@ -35,6 +49,7 @@ UNITS: Mapping[str, float] = {
 }
 """Operators by name, and the units that ABACUS writes them in, in eV or Angstrom."""
 
+_LABELS = {"overlap": "S", "h0": "H", "hamiltonian": "H", "kinetic": "T"}  # others: r
 _SPINLESS = ("overlap", "position x", "position y", "position z")
 DROPPED = 1e-10
 """Elements up to this, in the units of the file, ABACUS leaves out."""
@@ -55,7 +70,9 @@ def read_csr(path: str | Path) -> list[CSRMatrix]:
     data = Path(path).read_bytes()
     if looks_like_text(data):
         return read_text(str(path), data)
-    raise MatrixFileError(f"{path}: not a matrix file of ABACUS: it begins with {data[:30]!r}")
+    if data.startswith(b"PK"):
+        return read_npz(str(path), data)
+    return read_binary(str(path), data)
 
 
 def lcao_matrices(
@@ -310,3 +327,183 @@ def _lcao_matrix(
     data *= UNITS[name]
     spin = "collinear" if len(channels) == 2 else "spinor" if channels[0].spinor else "unpolarised"
     return LCAOMatrix(basis, tuple(symbols), pairs, spin, data if spin == "collinear" else data[0])
+
+
+# --- the other way -----------------------------------------------------------------------------
+
+
+def csr_matrices(
+    named: Mapping[str, LCAOMatrix],
+) -> dict[str, CSRMatrix | tuple[CSRMatrix, CSRMatrix]]:
+    """Records to be written for matrices of one structure, in the units of ABACUS.
+
+    All of them have the same R in the same order, which PYATB relies on. Where one is for spinors,
+    all are: S complex with equal blocks for up and down, r real, as ABACUS writes them. Elements
+    of up to :data:`DROPPED` (in the units of the file) are left out.
+
+    Parameters
+    ----------
+    named
+        Matrices by the names of :data:`UNITS`, atoms in the order that the file shall have.
+
+    Returns
+    -------
+    dict
+        The inverse of :func:`lcao_matrices`: two records (up, down) for a collinear matrix.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or orbitals in another convention than ABACUS's.
+    """
+    spinor = any(matrix.spin == "spinor" for matrix in named.values())
+    listed = {}
+    for name, matrix in named.items():
+        if name not in UNITS:
+            raise ValueError(f"unknown operator {name!r}; known: {', '.join(UNITS)}")
+        if matrix.basis.convention != "abacus":
+            raise ValueError(
+                f"{name} is in the orbital convention {matrix.basis.convention!r}; use "
+                ".in_convention('abacus') before writing files for ABACUS"
+            )
+        channels = matrix.data if matrix.spin == "collinear" else matrix.data[None]
+        listed[name] = [_listed(name, matrix, data, spinor) for data in channels]
+    R = np.unique(np.concatenate([R for several in listed.values() for R, *_ in several]), axis=0)
+    result = {}
+    for name, several in listed.items():
+        records = [_record(name, R, s, e) for s, e in enumerate(several)]
+        result[name] = tuple(records) if len(records) == 2 else records[0]
+    return result
+
+
+def _listed(
+    name: str, matrix: LCAOMatrix, data: ndarray, spinor: bool
+) -> tuple[ndarray, ndarray, ndarray, ndarray, int]:
+    """R, row, column and value of every element that is not dropped, and the dimension."""
+    pairs, first = matrix.pairs, matrix.first_orbital
+    data = data / UNITS[name]
+    element = np.flatnonzero(np.abs(data) > DROPPED)
+    p = np.searchsorted(matrix.offsets, element, side="right") - 1
+    mu, nu = np.divmod(element - matrix.offsets[p], matrix.norbitals[pairs.j[p]])
+    R, row, column = pairs.R[p], first[pairs.i[p]] + mu, first[pairs.j[p]] + nu
+    value, dimension = data[element], matrix.dimension
+    if spinor and matrix.spin != "spinor":
+        R, value = np.concatenate([R, R]), np.concatenate([value, value])
+        row = np.concatenate([2 * row, 2 * row + 1])
+        column = np.concatenate([2 * column, 2 * column + 1])
+        dimension *= 2
+        if not name.startswith("position"):
+            value = value.astype(complex)
+    return R, row, column, value, dimension
+
+
+def _record(
+    name: str,
+    all_R: ndarray,
+    channel: int,
+    listed: tuple[ndarray, ndarray, ndarray, ndarray, int],
+) -> CSRMatrix:
+    R, row, column, value, dimension = listed
+    row = np.searchsorted(_code(all_R), _code(R)) * dimension + row
+    order = np.lexsort((column, row))
+    indptr = np.zeros(len(all_R) * dimension + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=len(all_R) * dimension), out=indptr[1:])
+    return CSRMatrix(
+        path=name,
+        layout="memory",
+        operator=_LABELS.get(name, "r"),
+        step=0,
+        dimension=dimension,
+        R=all_R,
+        indptr=indptr,
+        column=column[order],
+        value=value[order],
+        spin_index=channel,
+        component="xyz".index(name[-1]) if name.startswith("position") else None,
+    )
+
+
+def write_csr(
+    path: str | Path,
+    records: Sequence[CSRMatrix],
+    layout: str,
+    *,
+    digits: int = 8,
+    atoms: Atoms | None = None,
+    species: Sequence[str] | None = None,
+    spin_directions: int = 1,
+) -> None:
+    """Write records into one file, as ABACUS does.
+
+    Parameters
+    ----------
+    records
+        One for each ionic step; for r the x, y and z of each step, one after another.
+    layout
+        ``"legacy text"`` (with ``STEP``: what PYATB and ABACUS up to 3.10 read), ``"new text"``
+        (ABACUS from 3.11 on) or ``"binary"`` (``.dat`` with 64-bit row pointers).
+    digits
+        Decimals of the numbers in text.
+    atoms
+        The structure in the order of the matrices, for the header of ``"new text"``.
+    species
+        Labels of the atoms there; by default the chemical symbols.
+    spin_directions
+        How many files the operator has: 2 for a collinear Hamiltonian. ``"new text"`` says so.
+
+    Raises
+    ------
+    ValueError
+        If a layout cannot hold the records.
+    """
+    labelled = [record for record in records if record.operator is None]
+    if layout == "binary":
+        if any(record.operator == "r" for record in records):
+            raise ValueError("r(R) is written as 'legacy text', also beside binary H(R) and S(R)")
+        content = binary_bytes(records)
+    elif layout not in ("legacy text", "new text"):
+        raise ValueError(
+            f"unknown layout {layout!r}; known for writing: 'legacy text', 'new text', 'binary'"
+        )
+    elif labelled:
+        raise ValueError(f"{labelled[0].path}: text files name the operator, but it is not known")
+    elif layout == "legacy text":
+        content = legacy_text(records, digits).encode()
+    else:
+        if atoms is None or any(record.operator == "r" for record in records):
+            raise ValueError(
+                "'new text' has the structure in its header, so atoms are needed, and no place for "
+                "r(R), which ABACUS writes as 'legacy text'"
+            )
+        cell = _cell_lines(atoms, species or atoms.get_chemical_symbols())
+        content = new_text(records, digits, spin_directions, cell).encode()
+    _write_atomically(Path(path), content)
+
+
+def _cell_lines(atoms: Atoms, species: Sequence[str]) -> str:
+    groups = [(name, len(list(group))) for name, group in groupby(species)]
+    if len({name for name, _ in groups}) < len(groups) or len(species) != len(atoms):
+        raise ValueError(
+            f"atoms must be grouped by species, as in STRU, but they are {' '.join(species)}"
+        )
+    rows = [" user_defined_lattice", " 1"]
+    rows += [" " + " ".join(f"{x:.15g}" for x in vector) for vector in atoms.cell.array]
+    rows += ["".join(f" {name}" for name, _ in groups), "".join(f" {n}" for _, n in groups)]
+    rows.append(" Direct")
+    scaled = atoms.get_scaled_positions(wrap=False)
+    rows += [" " + " ".join(f"{x:.15g}" for x in position) for position in scaled]
+    return "\n".join(rows) + "\n"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-
 MAX_R = 10_000
 """Larger components of R are not those of a crystal."""
 
@@ -34,7 +33,8 @@ class CSRMatrix:
     path
         The file, for messages.
     layout
-        ``"legacy text"``, ``"new text"``, ``"legacy binary"``, ``"binary"`` or ``"npz"``.
+        ``"legacy text"``, ``"new text"``, ``"legacy binary"``, ``"binary"`` or ``"npz"``; or
+        ``"memory"`` for a record that no file holds yet.
     operator
         ``"H"``, ``"S"``, ``"r"``, ``"T"``, ``"DM"`` ... as the file says; None where the layout has
         no label.

@@ -34,7 +34,7 @@ its own. Elements of up to 1e-10 in the units of the file are not printed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -388,3 +388,113 @@ def _array(
             places[n][0],
         )
     return numbers
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def legacy_text(records: Sequence[CSRMatrix], digits: int) -> str:
+    """Lines under headers with ``STEP``; the x, y, z of r in one, as they follow each other."""
+    parts = []
+    records = list(records)
+    while records:
+        several = records[:3] if records[0].operator == "r" else records[:1]
+        del records[: len(several)]
+        first = several[0]
+        is_r = first.operator == "r"
+        if is_r and (
+            [m.component for m in several] != [0, 1, 2]
+            or not all(np.array_equal(m.R, first.R) for m in several)
+        ):
+            raise ValueError("r(R) is written as three records, x, y, z, with the same R")
+        parts.append(
+            f"STEP: {first.step}\n"
+            f"Matrix Dimension of {first.operator}(R): {first.dimension}\n"
+            f"Matrix number of {first.operator}(R): {len(first.R)}\n"
+        )
+        for n, (x, y, z) in enumerate(first.R.tolist()):
+            parts.append(f"{x} {y} {z}" + ("\n" if is_r else " "))
+            for record in several:
+                value, column, pointers = _of_R(record, n)
+                parts.append(f"{len(value)}\n")
+                if len(value):
+                    parts += [
+                        _wrapped(value, _number_format(value, digits), len(value)),
+                        _wrapped(column, " %d", len(column)),
+                        _wrapped(pointers, " %d", len(pointers)),
+                    ]
+    return "".join(parts)
+
+
+def new_text(
+    records: Sequence[CSRMatrix], digits: int, spin_directions: int, cell_lines: str
+) -> str:
+    """Marked arrays under headers with the unit cell, which ``cell_lines`` has in words."""
+    parts = []
+    for record in records:
+        name = record.operator
+        spin = f" {(record.spin_index or 0) + 1} # spin index"
+        if record.fermi_level is not None:
+            spin += f", E_Fermi = {record.fermi_level!r} eV"
+        parts.append(
+            f" --- Ionic Step {record.step + 1} ---\n"
+            f" # print {name} matrix in real space {name}(R)\n"
+            f" {spin_directions} # number of spin directions\n"
+            f"{spin}\n"
+            f" {record.dimension} # number of localized basis\n"
+            f" {len(record.R)} # number of Bravais lattice vector R\n"
+            f"\n{cell_lines}\n{_EXPLANATION}\n"
+        )
+        for n, (x, y, z) in enumerate(record.R.tolist()):
+            value, column, pointers = _of_R(record, n)
+            if len(value):
+                parts += [
+                    f" {x} {y} {z} {len(value)}\n # CSR values\n",
+                    _wrapped(value, _number_format(value, digits), 6),
+                    " # CSR column indices\n",
+                    _wrapped(column, " %d", 16),
+                    " # CSR row pointers\n",
+                    _wrapped(pointers, " %d", 16),
+                    "\n",
+                ]
+            else:
+                parts += [
+                    f" {x} {y} {z} 0\n # CSR values\n\n # CSR column indices\n\n",
+                    " # CSR row pointers\n",
+                    _wrapped(pointers, " %d", len(pointers)),
+                ]
+    return "".join(parts)
+
+
+_EXPLANATION = """\
+ #----------------------------------------------------------------------#
+ #                               CSR Format                             #
+ # The outer loop corresponds to the number of Bravais lattice vectors. #
+ # The first line contains the index of the Bravais lattice vector      #
+ # (Rx, Ry, Rz), followed by the number of non-zero elements.           #
+ # The subsequent lines consist of three blocks of data, which are      #
+ # values, column indices, row pointers.                                #
+ #----------------------------------------------------------------------#
+"""
+
+
+def _of_R(record: CSRMatrix, n: int) -> tuple[ndarray, ndarray, ndarray]:
+    """Values, columns and row pointers (from 0) of the n-th R."""
+    pointers = record.indptr[n * record.dimension : (n + 1) * record.dimension + 1]
+    elements = slice(pointers[0], pointers[-1])
+    return record.value[elements], record.column[elements], pointers - pointers[0]
+
+
+def _number_format(value: ndarray, digits: int) -> str:
+    return f" (%.{digits}e,%.{digits}e)" if np.iscomplexobj(value) else f" %.{digits}e"
+
+
+def _wrapped(numbers: ndarray, number_format: str, per_line: int) -> str:
+    """Numbers with so many on a line."""
+    full, rest = divmod(len(numbers), per_line)
+    form = (number_format * per_line + "\n") * full
+    if rest:
+        form += number_format * rest + "\n"
+    if np.iscomplexobj(numbers):
+        numbers = numbers.view(float)
+    return form % tuple(numbers.tolist())
