@@ -22,7 +22,7 @@ from numpy import ndarray
 
 from ase_nextham.basis import Basis
 from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
-from ase_nextham.h0.csr_matrix import MAX_R, CSRMatrix, MatrixFileError
+from ase_nextham.h0.csr_matrix import DROPPED, MAX_R, NEGLIGIBLE, CSRMatrix, MatrixFileError
 from ase_nextham.h0.csr_text import legacy_text, looks_like_text, new_text, read_text
 from ase_nextham.matrix import AtomPairs, LCAOMatrix, formula
 from ase_nextham.units import BOHR, RYDBERG
@@ -51,8 +51,6 @@ UNITS: Mapping[str, float] = {
 
 _LABELS = {"overlap": "S", "h0": "H", "hamiltonian": "H", "kinetic": "T"}  # others: r
 _SPINLESS = ("overlap", "position x", "position y", "position z")
-DROPPED = 1e-10
-"""Elements up to this, in the units of the file, ABACUS leaves out."""
 
 
 def read_csr(path: str | Path) -> list[CSRMatrix]:
@@ -115,7 +113,13 @@ def lcao_matrices(
     for name, records in named.items():
         if name not in UNITS:
             raise ValueError(f"unknown operator {name!r}; known: {', '.join(UNITS)}")
-        several = records if isinstance(records, tuple) else (records,)
+        several = (records,) if isinstance(records, CSRMatrix) else tuple(records)
+        for record in several:
+            if not len(record.value) and not name.startswith("position"):
+                raise MatrixFileError(
+                    f"{record.path}: this {name} matrix has no elements at all; ABACUS "
+                    "3.11.0-beta.1 writes such files for H(R) of nspin 2: use another version"
+                )
         channels[name] = [_elements(name, record, basis, symbols) for record in several]
         if len(several) == 2 and any(e.spinor for e in channels[name]):
             raise MatrixFileError(f"{several[0].path}: spinor matrices have no spin up and down")
@@ -294,7 +298,7 @@ def _complete_keys(
 def _check_negligible(e: _Elements, runs: _Runs, alone: ndarray, grid: _Grid) -> None:
     inside = np.repeat(np.isin(runs.key, alone), runs.length)
     size = np.abs(np.where(inside, e.value, 0))
-    if size.max() > 10 * DROPPED:
+    if size.max() > NEGLIGIBLE:
         n = int(np.searchsorted(runs.start, np.argmax(size), side="right")) - 1
         i, j, r = (int(x) for x in grid.split(runs.key[n]))
         R = grid.R[r]

@@ -13,6 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
+DROPPED = 1e-10
+"""Elements up to this, in the units of the file, ABACUS leaves out."""
+
+NEGLIGIBLE = 1e-9
+"""Elements up to this may lack the partner that they have by Hermiticity."""
+
 MAX_R = 10_000
 """Larger components of R are not those of a crystal."""
 

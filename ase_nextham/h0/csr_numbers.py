@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy import ndarray
 
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 """Bytes that are read at once: the temporary arrays then stay in the cache of one core."""
 
-_BLANK = b" \n\t"
 _PAD = b" " * 32  # windows reach this far beyond a number
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TOKEN = re.compile(rb"[^\s(),]+|[(),]")
@@ -164,11 +163,11 @@ _HIGHEST = _word(b"\x80" * 8)
 
 
 def _windows(chunk: bytes, starts: ndarray, words: int) -> ndarray:
-    """``8 * words`` bytes from each start on as little-endian words, shape (words, n)."""
+    """``8 * words`` bytes from each start on, shape (n, 8 * words)."""
     size = 8 * words
     # a view of overlapping items; void, because integers would have to be aligned
     items = np.ndarray(len(chunk) - size + 1, f"V{size}", chunk, strides=(1,))
-    return items[starts].view(_WORD).reshape(-1, words).T
+    return items[starts].view(np.uint8).reshape(-1, size)
 
 
 def _are_digits(words: ndarray) -> bool:
@@ -183,78 +182,80 @@ def _number(words: ndarray) -> ndarray:
     return (words & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
 
 
+def _blanks(data: ndarray) -> int:
+    return sum(np.count_nonzero(data == blank) for blank in b" \n\t")
+
+
 def _fast_reals(chunk: bytes, kind: str) -> tuple[ndarray, ndarray] | None:
     """Numbers ``[-]d.ddde[+-]dd``, all with the same digits, and the places of their ``e``.
 
     None where anything in the chunk is not of this form.
     """
-    marks = chunk.translate(None, b"0123456789.+-" + _BLANK)
-    pattern = b"(e,e)" if kind == "complex" else b"e"
-    if not marks or marks != pattern * (len(marks) // len(pattern)):
-        return None
     data = np.frombuffer(chunk, np.uint8)
     places = np.flatnonzero(data == ord("e"))
+    if not len(places) or (kind == "complex" and len(places) % 2):
+        return None
     first = int(places[0])
     digits = first - chunk.rfind(b".", 0, first) - 1
     if not 1 <= digits <= 17:
         return None
     # windows reach from before the sign to the separator after the exponent
-    before = (digits + 10) // 8
-    words = _windows(chunk, places - 8 * before, before + 1)
-    mantissa = _mantissa(words[:-1], digits)
-    exponent = _exponent(words[-1], kind)
+    before = 8 * ((digits + 10) // 8)
+    windows = _windows(chunk, places - before, before // 8 + 1)
+    mantissa = _mantissa(windows[:, :before].view(_WORD), digits)
+    exponent = _exponent(windows[:, before:])
     if mantissa is None or exponent is None:
         return None
-    sign = data[places - digits - 3] == ord("-")
-    # Every number has been found complete and followed by a separator, so no two overlap. If
-    # they and the signs make up all that is not blank, there is nothing else in the chunk.
-    length = len(places) * (digits + 6) + np.count_nonzero(sign) + len(marks) - len(places)
-    if length != np.count_nonzero(data > ord(" ")):
+    negative = windows[:, before - digits - 3] == ord("-")
+    length = len(places) * (digits + 6) + np.count_nonzero(negative)
+    after = windows[:, before + 4]
+    if kind == "complex":
+        opening = data[places[0::2] - digits - 3 - negative[0::2]]
+        marked = (opening == ord("(")) & (after[0::2] == ord(",")) & (after[1::2] == ord(")"))
+        length += 3 * len(marked)
+    else:
+        marked = after <= ord(" ")
+    # Every number is complete and something else follows it, so no two overlap. If they and the
+    # marks make up all that is not blank, there is nothing else in the chunk.
+    if not marked.all() or length + _blanks(data) != len(data):
         return None
     values = _scaled(mantissa, digits - exponent)
-    np.negative(values, out=values, where=sign)
+    np.negative(values, out=values, where=negative)
     return (values.view(complex) if kind == "complex" else values), places
 
 
 def _mantissa(words: ndarray, digits: int) -> ndarray | None:
-    """The digits of ``d.ddd`` at the end of each window as one integer."""
-    layout = b"\x00" * (8 * len(words) - digits - 2) + b"d." + b"f" * digits
-    total = np.zeros(words.shape[1], np.uint64)
-    for n, word in enumerate(words):
+    """The number ``d.ddd`` at the end of each window, without its point."""
+    layout = (b"d." + b"f" * digits).rjust(8 * words.shape[1], b"\x00")
+    total = np.zeros(len(words), np.uint64)
+    for n, word in enumerate(words.T):
         part = layout[8 * n : 8 * n + 8]
-        word = word ^ _word(part.translate(bytes.maketrans(b"df", b"00")))
         if not any(part):
             continue
-        total *= np.uint64(10**8)
-        if b"." in part and (word & _word(bytes(255 * (c == ord(".")) for c in part))).any():
+        word = word ^ _word(part.translate(bytes.maketrans(b"df", b"00")))
+        if b"." in part and (word & _mask(part, b".")).any():
             return None
-        if not _are_digits(word & _word(bytes(255 * (c != 0) for c in part))):
+        if not _are_digits(word & _mask(part, b"d.f")):
             return None
-        if b"f" in part:
-            total += _number(word & _word(bytes(255 * (c == ord("f")) for c in part)))
         if b"d" in part:
             lead = word >> np.uint64(8 * part.index(b"d")) & np.uint64(15)
+        if b"f" in part:
+            total = total * np.uint64(10**8) + _number(word & _mask(part, b"f"))
     return (total + lead * np.uint64(10**digits)).view(np.int64)
 
 
-def _exponent(words: ndarray, kind: str) -> ndarray | None:
-    """The exponent that windows beginning with ``e`` state, if a separator follows."""
-    _, sign, tens, ones, after = ((words >> np.uint64(8 * n)).astype(np.uint8) for n in range(5))
-    tens -= ord("0")
-    ones -= ord("0")
-    negative = sign == ord("-")
-    if kind == "complex":
-        separated = (after[0::2] == ord(",")).all() and (after[1::2] == ord(")")).all()
-    else:
-        separated = (after <= ord(" ")).all()
-    if (
-        not separated
-        or max(tens.max(), ones.max()) > 9
-        or not (negative | (sign == ord("+"))).all()
-    ):
+def _mask(layout: bytes, letters: bytes) -> np.uint64:
+    return _word(bytes(255 * (c in letters) for c in layout))
+
+
+def _exponent(windows: ndarray) -> ndarray | None:
+    """The exponent, of two digits, of the window ``e-03...``."""
+    negative = windows[:, 1] == ord("-")
+    tens, ones = windows[:, 2] - ord("0"), windows[:, 3] - ord("0")
+    if max(tens.max(), ones.max()) > 9 or not (negative | (windows[:, 1] == ord("+"))).all():
         return None
-    exponent = 10 * tens.astype(np.int8) + ones.astype(np.int8)
-    return np.where(negative, -exponent, exponent).astype(np.int64)
+    exponent = (10 * tens + ones).astype(np.int64)
+    return np.negative(exponent, out=exponent, where=negative)
 
 
 def _scaled(mantissa: ndarray, power: ndarray) -> ndarray:
@@ -280,16 +281,15 @@ def _scaled(mantissa: ndarray, power: ndarray) -> ndarray:
 
 def _fast_integers(chunk: bytes, kind: str) -> tuple[ndarray, ndarray] | None:
     """Integers of up to eight digits, and the places of their last digits."""
-    if chunk.translate(None, b"0123456789" + _BLANK):
+    data = np.frombuffer(chunk, np.uint8)
+    filled = data > ord(" ")
+    edges = np.flatnonzero(filled[1:] != filled[:-1])
+    before, last = edges[0::2], edges[1::2]
+    length = last - before
+    if not len(last) or length.max() > 8 or length.sum() + _blanks(data) != len(data):
         return None
-    digit = np.frombuffer(chunk, np.uint8) > ord(" ")
-    last = np.flatnonzero(digit[:-1] > digit[1:])
-    length = last - np.flatnonzero(digit[1:] > digit[:-1])
-    if not len(last):
-        return np.zeros(0, np.int64), last
-    if length.max() > 8:
-        return None
-    (words,) = _windows(chunk, last - 7, 1)
+    words = _windows(chunk, last - 7, 1).view(_WORD)[:, 0]
     # push out of the word what stands before the number
-    shift = (8 * (8 - length)).astype(np.uint64)
-    return _number((words ^ _ASCII_ZEROS) >> shift << shift).astype(np.int64), last
+    shift = (64 - 8 * length).astype(np.uint64)
+    words = (words ^ _ASCII_ZEROS) >> shift << shift
+    return (_number(words).view(np.int64), last) if _are_digits(words) else None

@@ -40,18 +40,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy import ndarray
 
-from ase_nextham.h0.csr_matrix import CSRMatrix, MatrixFileError, check_size, stack
+from ase_nextham.h0.csr_matrix import NEGLIGIBLE, CSRMatrix, MatrixFileError, check_size, stack
 from ase_nextham.h0.csr_numbers import BadNumber, read_numbers
 
+_REAL = rb"[-+]?\d{1,20}\.?\d{0,20}(?:[eE][-+]?\d{1,2})?"
 _STEP = re.compile(rb"[ \t]*(IONIC_STEP|STEP):[ \t]*(\d{1,9})[ \t]*")
-_DIMENSION = re.compile(rb"[ \t]*Matrix Dimension of (\S+)\(R\):[ \t]*(\d{1,9})[ \t]*")
+_DIMENSION = re.compile(rb"[ \t]*Matrix Dimension of (\S+)\(R\):[ \t]*([1-9]\d{0,8})[ \t]*")
 _NUMBER = re.compile(rb"[ \t]*Matrix number of (\S+)\(R\):[ \t]*(\d{1,9})[ \t]*")
 _IONIC_STEP = re.compile(rb"[ \t]*--- Ionic Step (\d{1,9}) ---[ \t]*")
 _LABEL = re.compile(rb"[ \t]*# print .*?(\S+)\(R\)[ \t]*")
-_SPIN = re.compile(rb"[ \t]*(\d{1,3}) # spin index(?:, *E_Fermi *= *(\S+) *eV)?[ \t]*")
-_BASIS = re.compile(rb"[ \t]*(\d{1,9}) # number of localized basis[ \t]*")
+_SPIN = re.compile(rb"[ \t]*([12]) # spin index(?:, *E_Fermi *= *(" + _REAL + rb") *eV)?[ \t]*")
+_BASIS = re.compile(rb"[ \t]*([1-9]\d{0,8}) # number of localized basis[ \t]*")
 _COUNT = re.compile(rb"[ \t]*(\d{1,9}) # number of Bravais lattice vector R[ \t]*")
-_FOLDED = re.compile(rb"[ \t]*# *representation: *gamma-only folded", re.IGNORECASE)
+_FOLDED = re.compile(rb"[ \t]*# *representation: *gamma-only folded.*", re.IGNORECASE)
 _BOX = re.compile(rb"[ \t]*#-+#[ \t]*")
 _COLUMNS = re.compile(rb"# CSR column[ _]ind(?:ices|ex)[ \t]*\n")
 _POINTERS = re.compile(rb"# CSR row[ _](?:pointers?|indptr)[ \t]*\n")
@@ -107,7 +108,7 @@ class _Text:
         """Go to the next line that is not blank; False at the end of the file."""
         while self.at < len(self.data):
             stop = self.data.find(b"\n", self.at)
-            if self.data[self.at : stop].strip():
+            if self.data[self.at : stop].strip(b" \t"):
                 return True
             self.at = stop + 1
         return False
@@ -137,16 +138,17 @@ class _Text:
 
     def integers(self, number: int, what: str) -> tuple[int, ...]:
         """Go past the next line that is not blank, which must hold so many integers."""
-        self.skip_blank_lines()
-        tokens = self.peek().split()
-        if len(tokens) != number or not all(_INTEGER.fullmatch(token) for token in tokens):
-            shown = self.peek()[:60].decode("ascii", "backslashreplace").strip()
-            raise self.error(f"expected {what}, found {shown!r}" if shown else f"{what} should be")
-        self.line()
-        return tuple(map(int, tokens))
+        found = _INTEGERS[number].match(self.data, self.at)
+        if found:
+            self.at = found.end()
+            return tuple(map(int, found.groups()))
+        return tuple(map(int, self.match(_INTEGERS[number], what).groups()))
 
 
-_INTEGER = re.compile(rb"-?\d{1,9}")
+_INTEGERS = {
+    number: re.compile(rb"[ \t\n]*" + rb"[ \t]+".join([rb"(-?\d{1,9})"] * number) + rb"[ \t]*\n")
+    for number in (1, 3, 4)
+}
 
 
 def read_text(path: str, data: bytes) -> list[CSRMatrix]:
@@ -200,11 +202,11 @@ def _new_header(text: _Text) -> _Header:
         "folded": _FOLDED,
     }
     while not _BOX.fullmatch(text.peek()):
-        line = text.peek()
-        if b"# CSR" in line:
+        line = text.peek()[:200]  # longer than any of these, and than a backtracking search likes
+        if b"# CSR" in line or text.at >= len(text.data):
             break
         for name, pattern in patterns.items():
-            match = pattern.match(line)
+            match = pattern.fullmatch(line)
             if match and name not in found:
                 found[name] = match
         text.line()
@@ -228,10 +230,7 @@ def _new_header(text: _Text) -> _Header:
     if "spin" in found:
         header.spin_index = int(found["spin"][1]) - 1
         if found["spin"][2]:
-            try:
-                header.fermi_level = float(found["spin"][2])
-            except ValueError:
-                raise text.error("E_Fermi is not a number", start) from None
+            header.fermi_level = float(found["spin"][2])
     return header
 
 
@@ -349,7 +348,7 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
     R, indptr = stack(spans.R, dimension, filled, pointers)
     if column.max(initial=0) >= 2**31:
         raise MatrixFileError(f"{path}: column {column.max()} is outside the matrix")
-    return CSRMatrix(
+    matrix = CSRMatrix(
         path=path,
         layout=header.layout,
         operator=header.operator,
@@ -364,6 +363,26 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
         gamma_folded=header.gamma_folded,
         component=component,
     )
+    if len(R) < header.nR and header.operator in ("H", "S", "T", "DM"):
+        _check_partners(matrix, header.nR)
+    return matrix
+
+
+def _check_partners(matrix: CSRMatrix, announced: int) -> None:
+    """Refuse a file that ends early: Hermitian operators have -R with R, unless they are tiny.
+
+    Versions that leave out R without elements count them in the header all the same.
+    """
+    present = {tuple(R) for R in matrix.R.tolist()}
+    for n, R in enumerate(matrix.R.tolist()):
+        ends = matrix.indptr[n * matrix.dimension], matrix.indptr[(n + 1) * matrix.dimension]
+        largest = np.abs(matrix.value[slice(*ends)]).max(initial=0)
+        if tuple(-x for x in R) not in present and largest > NEGLIGIBLE:
+            raise MatrixFileError(
+                f"{matrix.path}: the header announces {announced} matrices, {len(present)} were "
+                f"found, and R = {R} has elements up to {largest:.3g} but no partner -R: "
+                "the file is incomplete"
+            )
 
 
 def _array(
