@@ -10,4 +10,13 @@ from ase_nextham.matrix import AtomPairs, LCAOMatrix
 
 __version__ = "0.1.0"
 
-__all__ = ["AtomPairs", "Basis", "LCAOData", "LCAOMatrix", "__version__"]
+__all__ = ["AtomPairs", "Basis", "LCAOData", "LCAOMatrix", "NextHAMCalculator", "__version__"]
+
+
+def __getattr__(name: str):
+    # the calculator brings h5py and more, which a script that only reads a matrix need not load
+    if name == "NextHAMCalculator":
+        from ase_nextham.calculator import NextHAMCalculator
+
+        return NextHAMCalculator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

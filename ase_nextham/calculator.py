@@ -1,0 +1,298 @@
+"""An ASE calculator whose result is a Hamiltonian: caching and ASE's words, nothing else.
+
+What it calls is in :mod:`ase_nextham.h0` (Atoms -> S, H(0)), :mod:`ase_nextham.bands` and
+:mod:`ase_nextham.optics`, and works without it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import ClassVar
+
+from ase import Atoms
+from ase.calculators.abc import GetOutputsMixin
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorSetupError,
+    PropertyNotImplementedError,
+    all_changes,
+    compare_atoms,
+)
+from numpy import ndarray
+
+from ase_nextham import bands, h0, hdf5, optics
+from ase_nextham.data import LCAOData
+from ase_nextham.h0.folder import write_folder
+from ase_nextham.matrix import LCAOMatrix
+
+_NO_ENERGY = {"energy", "free_energy", "forces", "stress", "stresses", "energies"}
+
+
+class NextHAMCalculator(GetOutputsMixin, Calculator):
+    """Hamiltonian, bands and optics of any periodic Atoms, without a self-consistent loop.
+
+    >>> atoms = bulk("GaAs", "zincblende", a=5.653)
+    >>> atoms.calc = calc = NextHAMCalculator(h0="abacus", kpts=(8, 8, 8))
+    >>> bs = calc.band_structure(atoms, path=atoms.cell.bandpath("LGX"))    # eV
+    >>> H = calc.get_hamiltonian(atoms)                                     # LCAOMatrix, eV
+
+    ASE properties: ``eigenvalues`` and ``fermi_level`` in eV, ``occupations``, ``ibz_kpoints``
+    and ``kpoint_weights`` on the k mesh. No energy and no forces: a Hamiltonian alone does not
+    give them.
+
+    The structure-dependent part (S, H(0), H) and the k-dependent part (eigenvalues) are cached
+    separately: a new k mesh does not compute H(0) again.
+
+    Parameters
+    ----------
+    model
+        The network that predicts the correction to H(0). None: the Hamiltonian is H(0) itself,
+        which a warning says.
+    h0
+        Where H(0) and S come from: ``"abacus"`` (runs ABACUS), ``"auto"``, the path of a native
+        file or of ABACUS folders computed earlier, or any object with
+        ``compute(atoms) -> LCAOData``.
+    kpts
+        k mesh for Fermi level, gap and DOS, in the ways of ASE: ``(8, 8, 8)``,
+        ``{"size": (8, 8, 8), "gamma": True}``, ``{"density": 3.5}``.
+    width
+        Fermi-Dirac width in eV.
+    pseudo_dir, orbital_dir
+        Folders of pseudopotentials and orbitals for backends that compute H(0); else those of
+        the section ``[abacus]`` of ASE's configuration.
+    directory
+        Where backends that run programs do so; ``"."`` stands for a temporary folder that is
+        removed afterwards.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "eigenvalues",
+        "fermi_level",
+        "occupations",
+        "ibz_kpoints",
+        "kpoint_weights",
+    ]
+    default_parameters: ClassVar[dict] = {
+        "h0": "auto",
+        "kpts": (8, 8, 8),
+        "width": 0.05,
+        "pseudo_dir": None,
+        "orbital_dir": None,
+    }
+    discard_results_on_any_change = True
+
+    def __init__(self, model=None, *, directory=".", **parameters):
+        if model is not None:
+            raise CalculatorSetupError(
+                f"model={model!r}: this release has no networks yet; NextHAMCalculator() without "
+                "a model gives H(0)"
+            )
+        self._data: LCAOData | None = None
+        super().__init__(directory=str(directory), **parameters)
+        warnings.warn(
+            "no model given: the Hamiltonian is H(0), the zeroth step from superposed atomic "
+            "densities, without the correction",
+            stacklevel=2,
+        )
+
+    def __repr__(self):
+        return f"NextHAMCalculator(h0={self.parameters.h0!r}, kpts={self.parameters.kpts})"
+
+    # --- ASE -----------------------------------------------------------------------------------
+
+    def set(self, **changes) -> dict:
+        """Change parameters; results that depend on them are dropped.
+
+        Raises
+        ------
+        TypeError
+            For a name that is not a parameter.
+        """
+        unknown = changes.keys() - self.default_parameters.keys()
+        if unknown:
+            raise TypeError(
+                f"NextHAMCalculator has no parameter {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self.default_parameters)}"
+            )
+        changed = super().set(**changes)
+        if changed.keys() & {"h0", "pseudo_dir", "orbital_dir"}:
+            self._data = None
+        return changed
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """As ASE's, with the reason why there is no energy."""
+        if name in _NO_ENERGY:
+            raise PropertyNotImplementedError(
+                f"NextHAM gives the Hamiltonian, not the total energy, hence no {name!r}: the "
+                "double-counting terms need the density; use calc.get_hamiltonian() here, or a "
+                "DFT calculator"
+            )
+        return super().get_property(name, atoms, allow_calculation)
+
+    def calculate(self, atoms=None, properties=("fermi_level",), system_changes=all_changes):
+        """Eigenvalues on the k mesh and the Fermi level; called by ``get_property``."""
+        super().calculate(atoms, properties, system_changes)
+        data = self.get_data(self.atoms)
+        mesh = bands.kmesh_for(data.h0, self.atoms, self.parameters.kpts)
+        width = self.parameters.width
+        electrons = bands.spin_degeneracy(data.h0.spin)
+        eps_skn = bands.eigenvalues(data.h0, data.overlap, mesh.kpts)
+        level = bands.fermi_level(eps_skn, electrons * mesh.weights, _nelectrons(data), width=width)
+        self.results = {
+            "eigenvalues": eps_skn,
+            "fermi_level": level,
+            "occupations": electrons * bands.occupations(eps_skn, level, width=width),
+            "ibz_kpoints": mesh.kpts,
+            "kpoint_weights": mesh.weights,
+        }
+
+    def get_fermi_level(self, atoms=None) -> float:
+        """Fermi level in eV by electron count on the k mesh."""
+        return self.get_property("fermi_level", atoms)
+
+    # --- Hamiltonians --------------------------------------------------------------------------
+
+    def get_data(self, atoms: Atoms | None = None, *, position: bool = False) -> LCAOData:
+        """S and H(0) of a structure, in its order and cell images; computed once.
+
+        Parameters
+        ----------
+        atoms
+            The structure; None: that of the last call.
+        position
+            Whether r(R) is needed, too.
+        """
+        atoms = self._structure(atoms)
+        known = self._data is not None and not compare_atoms(self._data_atoms, atoms, tol=1e-15)
+        if not known or (position and self._data.position is None):
+            data = self._backend(position).compute(atoms)
+            if data.h0 is None:
+                raise CalculatorSetupError(f"h0={self.parameters.h0!r} gave no H(0)")
+            self._data, self._data_atoms = data, atoms.copy()
+        return self._data
+
+    def get_hamiltonian(self, atoms: Atoms | None = None) -> LCAOMatrix:
+        """H in eV; without a model H(0)."""
+        return self.get_data(atoms).h0
+
+    def get_overlap(self, atoms: Atoms | None = None) -> LCAOMatrix:
+        """S, dimensionless."""
+        return self.get_data(atoms).overlap
+
+    # --- what follows from them ----------------------------------------------------------------
+
+    def band_structure(self, atoms: Atoms | None = None, path=None, npoints: int | None = None):
+        """Bands along a path, as ASE's ``BandStructure``.
+
+        ASE's own ``calculate_band_structure`` asks for an energy first and so cannot be used.
+
+        Parameters
+        ----------
+        path
+            An ASE ``BandPath``, or special points such as ``"LGX"``; None: ASE's standard path.
+        npoints
+            Number of k-points, where ``path`` is not a ``BandPath``.
+
+        Returns
+        -------
+        ase.spectrum.band_structure.BandStructure
+            Absolute energies in eV, shape (nspins, nkpts, nbands); the reference is the Fermi
+            level of the k mesh.
+        """
+        atoms = self._structure(atoms)
+        if path is None or isinstance(path, str):
+            path = atoms.cell.bandpath(path, npoints=npoints, pbc=atoms.pbc)
+        data = self.get_data(atoms)
+        return bands.band_structure(
+            data.h0, data.overlap, path, atoms=atoms, fermi_level=self.get_fermi_level(atoms)
+        )
+
+    def get_band_gap(self, atoms: Atoms | None = None) -> bands.Gap | None:
+        """Fundamental and direct gap on the k mesh by electron count; None for a metal."""
+        atoms = self._structure(atoms)
+        eps_skn = self.get_property("eigenvalues", atoms)
+        data = self.get_data(atoms)
+        return bands.band_gap(eps_skn, _nelectrons(data), data.h0.spin)
+
+    def get_optical_conductivity(
+        self,
+        atoms: Atoms | None = None,
+        *,
+        omega: ndarray,
+        kpts,
+        method: str = "pyatb",
+        eta: float = 0.1,
+    ) -> ndarray:
+        """Optical conductivity tensor in S/m, complex, shape (3, 3, nomega).
+
+        See :func:`ase_nextham.optics.optical_conductivity`. Needs r(R), which is computed if the
+        backend can.
+
+        Parameters
+        ----------
+        omega
+            Photon energies in eV, shape (nomega,).
+        kpts
+            k mesh, three integers.
+        method
+            ``"pyatb"``, or ``"kubo"`` for our own formula.
+        eta
+            Broadening in eV.
+        """
+        data = self.get_data(atoms, position=True)
+        return optics.optical_conductivity(
+            data, omega, kpts, method=method, hamiltonian=data.h0, eta=eta
+        )
+
+    def write(
+        self, path: str | os.PathLike, atoms: Atoms | None = None, format: str = "native"
+    ) -> None:
+        """Write S, H(0) and, where known, r as a native file or an ABACUS folder.
+
+        Parameters
+        ----------
+        format
+            ``"native"`` (HDF5) or ``"abacus"``. For others see
+            ``ase_nextham.converters.write(path, calc.get_data(atoms), format)``.
+        """
+        data = self.get_data(atoms)
+        if format == "native":
+            hdf5.write(path, data)
+        elif format == "abacus":
+            write_folder(path, data)
+        else:
+            raise ValueError(
+                f"unknown format {format!r}; calc.write knows 'native' and 'abacus', "
+                "ase_nextham.converters.write(path, calc.get_data(atoms), format) knows more"
+            )
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _structure(self, atoms: Atoms | None) -> Atoms:
+        if atoms is not None:
+            return atoms
+        if self._data is None:
+            raise ValueError("no structure yet: pass atoms")
+        return self._data_atoms
+
+    def _backend(self, position: bool) -> h0.H0Backend:
+        if self.parameters.h0 not in h0.NAMES:  # a backend that is one already, or stored data
+            return h0.from_name(self.parameters.h0)
+        options = {
+            name: self.parameters[name]
+            for name in ("pseudo_dir", "orbital_dir")
+            if self.parameters[name] is not None
+        }
+        if self.directory != ".":
+            options["directory"] = self.directory
+        return h0.from_name(self.parameters.h0, position=position, **options)
+
+
+def _nelectrons(data: LCAOData) -> float:
+    if data.nelectrons is None:
+        raise CalculatorSetupError(
+            "the number of valence electrons is not known, because the pseudopotentials were not "
+            "found; without it there is no Fermi level"
+        )
+    return data.nelectrons

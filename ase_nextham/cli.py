@@ -1,0 +1,351 @@
+"""The command ``nextham``: thin sub-commands, each a call or two of the library.
+
+Errors that a user can act on are printed as one sentence, without a traceback, and the exit status
+is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
+from ase.config import BadConfiguration
+
+from ase_nextham import __version__
+from ase_nextham.data import LCAOData
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; the exit status."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = _print_warning
+    try:
+        options.run(options)
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        RuntimeError,
+        CalculatorError,
+        PropertyNotImplementedError,
+        BadConfiguration,
+    ) as err:
+        if options.traceback:
+            raise
+        print(f"nextham: error: {err}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
+        return 1
+    return 0
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"nextham: {message}", file=sys.stderr)
+
+
+# --- sub-commands --------------------------------------------------------------------------------
+
+
+def _predict(options) -> None:
+    from ase_nextham.calculator import NextHAMCalculator
+    from ase_nextham.converters import write
+
+    atoms = _structure(options.structure)
+    calc = NextHAMCalculator(
+        h0=options.h0, pseudo_dir=options.pseudo_dir, orbital_dir=options.orbital_dir
+    )
+    data = calc.get_data(atoms)
+    write(options.output, data, format=options.to)
+    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula()}")
+
+
+def _bands(options) -> None:
+    from ase_nextham import bands, plot
+    from ase_nextham.converters import read
+
+    data = read(_one_or_several(options.data), format=options.from_)
+    nelectrons = _nelectrons(data)
+    path = data.atoms.cell.bandpath(options.path, npoints=options.npoints, pbc=data.atoms.pbc)
+    named = _hamiltonians(data, options.hamiltonian)
+    curves = []
+    for label, matrix in named.items():
+        structure = bands.band_structure(
+            matrix,
+            data.overlap,
+            path,
+            nelectrons=nelectrons,
+            atoms=data.atoms,
+            kpts=tuple(options.kpts),
+            width=options.width,
+        )
+        gap = bands.band_gap(structure.energies, nelectrons, matrix.spin)
+        print(
+            f"{label}: Fermi level {structure.reference:.4f} eV, gap along the path "
+            + ("none: a metal" if gap is None else str(gap))
+        )
+        curves.append((structure, label))
+    if options.output:
+        _write_text(options.output, lambda name: curves[-1][0].write(name))
+        print(f"{options.output}: bands of {curves[-1][1]}; see `ase band-structure`")
+    if options.plot:
+        _save(plot.plot_bands(curves), options.plot)
+
+
+def _optics(options) -> None:
+    from ase_nextham import optics, plot
+    from ase_nextham.converters import read
+
+    data = read(_one_or_several(options.data), format=options.from_)
+    start, stop, number = options.omega
+    omega = np.linspace(start, stop, round(number))
+    named = _hamiltonians(data, options.hamiltonian)
+    curves = []
+    for label, matrix in named.items():
+        sigma = optics.optical_conductivity(
+            data,
+            omega,
+            tuple(options.kpts),
+            method=options.method,
+            hamiltonian=matrix,
+            eta=options.eta,
+        )
+        curves.append((sigma, label))
+    sigma, label = curves[-1]
+    if options.output:
+        names = [f"{part}_{a}{b}" for a in "xyz" for b in "xyz" for part in ("Re", "Im")]
+        columns = [part for row in sigma for s in row for part in (s.real, s.imag)]
+        header = f"optical conductivity of {label} in S/m\nomega_eV," + ",".join(names)
+        table = np.column_stack([omega, *columns])
+        _write_text(
+            options.output,
+            lambda name: np.savetxt(name, table, fmt="%.8e", delimiter=",", header=header),
+        )
+        print(f"{options.output}: {len(omega)} energies")
+    if options.plot:
+        _save(plot.plot_optical_conductivity(omega, curves), options.plot)
+
+
+def _convert(options) -> None:
+    from ase_nextham.converters import convert
+
+    *sources, target = options.paths
+    if not sources:
+        raise ValueError("convert needs a source and a target: nextham convert SRC [SRC ...] DST")
+    data = convert(
+        _one_or_several(sources), target, source_format=options.from_, target_format=options.to
+    )
+    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula()}")
+
+
+def _info(options) -> None:
+    from ase_nextham.converters import guess_format, read
+
+    for path in options.paths:
+        if Path(path).is_file() and guess_format(path) != "native":
+            print(_describe_matrices(path))
+        else:
+            print(f"{path}: {guess_format(path)} format\n{_describe(read(path))}")
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+def _structure(path: str) -> Atoms:
+    """A structure from a native file, an ABACUS folder, or anything that ASE reads."""
+    from ase.io import read as read_atoms
+
+    from ase_nextham.converters import guess_format, read
+
+    try:
+        known = guess_format(path)
+    except ValueError:
+        known = None
+    if known is not None:
+        return read(path).atoms
+    try:
+        return read_atoms(path)
+    except (OSError, ValueError, KeyError, IndexError, StopIteration) as err:
+        raise ValueError(f"{path}: ASE cannot read a structure from it ({err})") from err
+
+
+def _one_or_several(paths: Sequence[str]) -> str | list[str]:
+    return paths[0] if len(paths) == 1 else list(paths)
+
+
+def _nelectrons(data: LCAOData) -> float:
+    if data.nelectrons is None:
+        raise ValueError(
+            "the number of valence electrons is not known, because the pseudopotentials were not "
+            "found; put them where INPUT's pseudo_dir says and convert again"
+        )
+    return data.nelectrons
+
+
+def _hamiltonians(data: LCAOData, which: str) -> dict:
+    held = {"h0": ("H(0)", data.h0), "hamiltonian": ("H", data.hamiltonian)}
+    named = {
+        label: matrix
+        for key, (label, matrix) in held.items()
+        if matrix is not None and which in (key, "all")
+    }
+    if not named:
+        raise ValueError(f"the data holds {_contents(data)}, no {which}")
+    return named
+
+
+def _contents(data: LCAOData) -> str:
+    held = {
+        "overlap": data.overlap,
+        "H(0)": data.h0,
+        "Hamiltonian": data.hamiltonian,
+        "position r": data.position,
+    }
+    return ", ".join(name for name, value in held.items() if value is not None)
+
+
+def _describe(data: LCAOData) -> str:
+    """What an LCAOData holds, line by line."""
+    atoms, basis, S = data.atoms, data.basis, data.overlap
+    lengths = ", ".join(f"{x:.4g}" for x in atoms.cell.lengths())
+    angles = ", ".join(f"{x:.4g}" for x in atoms.cell.angles())
+    vectors = atoms.positions[S.pairs.j] - atoms.positions[S.pairs.i]
+    reach = np.linalg.norm(vectors + S.pairs.R @ atoms.cell.array, axis=1).max()
+    orbitals = "; ".join(
+        f"{name} {basis.label(name)}"
+        + (f" to {basis.radius[name]:.2f} Angstrom" if name in basis.radius else "")
+        for name in dict.fromkeys(data.symbols)
+    )
+    lines = [
+        ("structure", f"{atoms.get_chemical_formula()}, {len(atoms)} atoms"),
+        ("cell", f"{lengths} Angstrom; {angles} degrees; {atoms.cell.volume:.4g} Angstrom^3"),
+        ("orbitals", f"{orbitals}; {S.dimension} in all, {basis.convention} convention"),
+        ("pairs", f"{len(S.pairs)} pairs of atoms, the farthest {reach:.2f} Angstrom apart"),
+        ("holds", _contents(data)),
+    ]
+    if data.nelectrons is not None:
+        lines.append(("electrons", f"{data.nelectrons:g}"))
+    if data.fermi_level is not None:
+        lines.append(("Fermi level", f"{data.fermi_level:.6g} eV, as the source states it"))
+    lowest = np.linalg.eigvalsh(S.at_k([[0, 0, 0], [0.31, 0.17, -0.23]])).min()
+    checks = [f"smallest eigenvalue of S(k) at two k-points {lowest:.3g}"]
+    for name, matrix in (("H(0)", data.h0), ("Hamiltonian", data.hamiltonian)):
+        if matrix is not None:
+            lines.append((name, f"{matrix.spin}, dimension {matrix.dimension}"))
+            checks.append(
+                f"{name} is Hermitian to {matrix.hermitian_error():.1g} eV and invariant under "
+                f"time reversal to {matrix.time_reversal_error():.1g} eV"
+            )
+    if data.position is not None:
+        checks.append(f"r obeys its translation identity to {data.position_error():.1g} Angstrom")
+    lines += [("check", text) for text in checks]
+    lines += [(f"source: {name}", str(value)) for name, value in data.source.items()]
+    return "\n".join(f"  {name:<12} {text}" for name, text in lines)
+
+
+def _describe_matrices(path: str) -> str:
+    """What an ABACUS matrix file holds, record by record."""
+    from ase_nextham.h0.csr import read_csr
+
+    lines = []
+    for record in read_csr(path):
+        operator = record.operator or "operator not named in the file"
+        if record.component is not None:
+            operator += f", component {'xyz'[record.component]}"
+        kind = "complex" if np.iscomplexobj(record.value) else "real"
+        lines.append(
+            f"  step {record.step}: {operator}; {record.layout}; {kind}, dimension "
+            f"{record.dimension}, {len(record.R)} lattice vectors, {len(record.value)} elements"
+            + ("; folded to gamma, no k-points" if record.gamma_folded else "")
+        )
+    return "\n".join([f"{path}: ABACUS matrix file", *lines])
+
+
+def _write_text(target: str, write) -> None:
+    """Let ``write(name)`` write to a temporary name, and rename it when it is complete."""
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: the folder {target.parent} does not exist")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nextham-") as folder:
+        temporary = Path(folder) / target.name
+        write(str(temporary))
+        os.replace(temporary, target)
+
+
+def _save(figure, target: str) -> None:
+    _write_text(target, lambda name: figure.savefig(name, dpi=200))
+    print(f"{target}: picture")
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nextham", description="Hamiltonians in atomic orbitals: predict, convert, use."
+    )
+    parser.add_argument("--version", action="version", version=f"ase_nextham {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
+    predict.set_defaults(run=_predict)
+    predict.add_argument("structure", help="POSCAR, STRU, cif ...: anything that ASE reads")
+    predict.add_argument("--h0", default="auto", help="abacus, or a path to stored H(0)")
+    predict.add_argument("--pseudo-dir", help="folder of pseudopotentials")
+    predict.add_argument("--orbital-dir", help="folder of orbitals")
+    predict.add_argument("-o", "--output", required=True, help="file or folder to write")
+    predict.add_argument("--to", help="its format (else guessed from the name)")
+
+    for name, run, text in (
+        ("bands", _bands, "bands along a path, Fermi level and gap"),
+        ("optics", _optics, "optical conductivity"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        command.add_argument("data", nargs="+", help="native file or folder(s) of one structure")
+        command.add_argument("--from", dest="from_", help="its format (else recognised)")
+        command.add_argument("--hamiltonian", choices=["h0", "hamiltonian", "all"], default="all")
+        command.add_argument(
+            "--kpts", nargs=3, type=int, metavar="N", default=(8, 8, 8), help="k mesh (8 8 8)"
+        )
+        command.add_argument("-o", "--output", help="file of numbers to write")
+        command.add_argument("--plot", help="picture to write (PNG, PDF, SVG)")
+        if name == "bands":
+            command.add_argument("--path", help="special points, for example LGXWG")
+            command.add_argument("--npoints", type=int, default=200, help="k-points on the path")
+            command.add_argument("--width", type=float, default=0.05, help="smearing in eV")
+        else:
+            command.add_argument(
+                "--omega",
+                nargs=3,
+                type=float,
+                default=(0.1, 10, 201),
+                metavar=("FROM", "TO", "NUMBER"),
+                help="photon energies in eV",
+            )
+            command.add_argument("--eta", type=float, default=0.1, help="broadening in eV")
+            command.add_argument("--method", choices=["pyatb", "kubo"], default="pyatb")
+
+    convert = commands.add_parser("convert", help="from one format to another")
+    convert.set_defaults(run=_convert)
+    convert.add_argument("paths", nargs="+", metavar="PATH", help="source(s), then the target")
+    convert.add_argument("--from", dest="from_", help="format of the source")
+    convert.add_argument("--to", help="format of the target (else guessed from its name)")
+
+    info = commands.add_parser("info", help="what a file or folder holds")
+    info.set_defaults(run=_info)
+    info.add_argument("paths", nargs="+", metavar="PATH")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+import copy
+import warnings
+
+import numpy as np
+import pytest
+from ase.calculators.calculator import CalculatorSetupError, PropertyNotImplementedError
+from ase.dft.dos import DOS
+from ase.spectrum.band_structure import BandStructure
+from numpy.testing import assert_allclose
+
+from ase_nextham import LCAOData, NextHAMCalculator, hdf5
+from ase_nextham.converters import read
+from ase_nextham.testing import random_lcao
+
+DATA = random_lcao(3, "GaAs")
+
+
+class Recorded:
+    """A backend that counts how often it is asked, for structures that differ from DATA by a hair."""
+
+    def __init__(self, data: LCAOData = DATA):
+        self.data, self.calls = data, 0
+
+    def compute(self, atoms):
+        self.calls += 1
+        return self.data
+
+
+def calculator(**parameters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no model has a test of its own
+        return NextHAMCalculator(**{"h0": Recorded(), "kpts": (2, 2, 2), **parameters})
+
+
+@pytest.fixture
+def atoms():
+    return DATA.atoms.copy()
+
+
+def test_without_a_model_the_hamiltonian_is_h0_and_it_says_so(atoms):
+    with pytest.warns(UserWarning, match=r"no model given: the Hamiltonian is H\(0\)"):
+        calc = NextHAMCalculator(h0=Recorded())
+    assert calc.get_hamiltonian(atoms) is DATA.h0
+    assert calc.get_overlap(atoms) is DATA.overlap
+
+
+def test_models_are_refused_until_there_are_some():
+    with pytest.raises(CalculatorSetupError, match="model='soc': this release has no networks"):
+        NextHAMCalculator("soc")
+
+
+def test_nothing_is_computed_twice_for_the_same_structure(atoms):
+    calc = calculator()
+    calc.get_fermi_level(atoms)
+    calc.get_hamiltonian(atoms.copy())
+    calc.band_structure(atoms, atoms.cell.bandpath(npoints=10))
+    calc.set(kpts=(3, 3, 3))
+    calc.get_fermi_level(atoms)
+    assert calc.parameters.h0.calls == 1
+
+
+def test_a_moved_atom_is_another_structure(atoms):
+    calc = calculator()
+    calc.get_hamiltonian(atoms)
+    atoms.positions[0, 0] += 1e-6
+    calc.get_hamiltonian(atoms)
+    assert calc.parameters.h0.calls == 2
+
+
+def test_a_new_mesh_gives_new_eigenvalues(atoms):
+    calc = calculator()
+    before = calc.get_property("eigenvalues", atoms)
+    calc.set(kpts=(3, 3, 3))
+    after = calc.get_property("eigenvalues", atoms)
+    assert before.shape[0] == after.shape[0] == 1
+    assert before.shape[1] < after.shape[1]
+
+
+def test_a_new_backend_is_asked_again(atoms):
+    calc = calculator()
+    calc.get_hamiltonian(atoms)
+    other = Recorded()
+    calc.set(h0=other)
+    calc.get_hamiltonian(atoms)
+    assert other.calls == 1
+
+
+def test_results_are_those_that_ase_knows(atoms):
+    calc = calculator()
+    atoms.calc = calc
+    calc.get_property("fermi_level", atoms)
+    properties = calc.export_properties()
+    assert properties["eigenvalues"].shape == properties["occupations"].shape
+    assert calc.get_number_of_spins() == 1
+    assert_allclose(calc.get_k_point_weights().sum(), 1)
+    electrons = (calc.get_k_point_weights()[:, None] * properties["occupations"][0]).sum()
+    assert electrons == pytest.approx(DATA.nelectrons, abs=1e-8)
+
+
+def test_ase_dos_works(atoms):
+    atoms.calc = calc = calculator()
+    calc.get_fermi_level(atoms)
+    dos = DOS(calc, width=0.2, npts=1001, window=(-40, 40))
+    integral = dos.get_dos().sum() * (dos.get_energies()[1] - dos.get_energies()[0])
+    assert integral == pytest.approx(2 * DATA.overlap.dimension, rel=0.01)
+
+
+def test_bands_come_as_ase_band_structure_with_the_fermi_level_of_the_mesh(atoms, tmp_path):
+    calc = calculator()
+    structure = calc.band_structure(atoms, path=atoms.cell.bandpath(npoints=12))
+    assert isinstance(structure, BandStructure)
+    assert structure.energies.shape == (1, 12, DATA.overlap.dimension)
+    assert structure.reference == pytest.approx(calc.get_fermi_level(atoms))
+    structure.write(tmp_path / "bands.json")
+
+
+def test_metal_and_insulator_are_told_apart(atoms, root):
+    assert calculator().get_band_gap(atoms) is None
+    gaas = hdf5.read(root / "examples" / "data" / "GaAs_soc.h5")
+    gap = calculator(h0=Recorded(gaas), kpts=(4, 4, 4)).get_band_gap(gaas.atoms)
+    assert gap.indirect == pytest.approx(0.9627, abs=1e-3)
+
+
+def test_energy_and_forces_are_refused_with_the_reason(atoms):
+    atoms.calc = calculator()
+    for ask in (atoms.get_potential_energy, atoms.get_forces, atoms.get_stress):
+        with pytest.raises(PropertyNotImplementedError, match="not the total energy"):
+            ask()
+
+
+def test_unknown_keywords_are_refused():
+    with pytest.raises(TypeError, match="no parameter kptz; it has h0, kpts"):
+        calculator(kptz=3)
+    with pytest.raises(TypeError, match="no parameter kptz"):
+        calculator().set(kptz=3)
+
+
+def test_a_structure_must_be_given_first(atoms):
+    calc = calculator()
+    with pytest.raises(ValueError, match="no structure yet: pass atoms"):
+        calc.get_hamiltonian()
+    calc.get_hamiltonian(atoms)
+    assert calc.get_hamiltonian() is DATA.h0
+
+
+def test_a_path_of_another_cell_is_refused(atoms):
+    other = atoms.cell.array * 1.1
+    with pytest.raises(ValueError, match="path belongs to another cell"):
+        calculator().band_structure(atoms, type(atoms.cell)(other).bandpath(npoints=10))
+
+
+def test_conductivity_through_the_calculator(atoms):
+    sigma = calculator().get_optical_conductivity(
+        atoms, omega=np.linspace(1, 5, 3), kpts=(2, 2, 2), method="kubo"
+    )
+    assert sigma.shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(("format", "name"), [("native", "x.h5"), ("abacus", "folder")])
+def test_what_is_written_can_be_read(atoms, tmp_path, format, name, energies):
+    calc = calculator()
+    calc.write(tmp_path / name, atoms, format=format)
+    back = read(tmp_path / name)
+    expected = energies(calc.get_data(atoms).__class__(atoms, DATA.overlap, h0=DATA.h0))
+    assert_allclose(energies(back), expected, atol=1e-6)
+
+
+def test_unknown_formats_are_refused(atoms, tmp_path):
+    with pytest.raises(ValueError, match="unknown format 'deeph'; calc.write knows 'native'"):
+        calculator().write(tmp_path / "x", atoms, format="deeph")
+
+
+def test_stored_files_are_a_backend(root, tmp_path):
+    path = root / "examples" / "data" / "GaAs_soc.h5"
+    data = hdf5.read(path)
+    swapped = data.atoms[[1, 0]]
+    swapped.positions += swapped.cell[0]
+    calc = calculator(h0=path)
+    H = calc.get_hamiltonian(swapped)
+    assert H.symbols == ("As", "Ga")
+    assert calc.get_fermi_level(swapped) == pytest.approx(
+        calculator(h0=Recorded(data)).get_fermi_level(data.atoms), abs=1e-6
+    )
+
+
+def test_stored_files_of_another_structure_are_refused(root, atoms):
+    calc = calculator(h0=root / "examples" / "data" / "GaAs_soc.h5")
+    with pytest.raises(ValueError, match=r"GaAs_soc\.h5"):
+        calc.get_hamiltonian(atoms)
+
+
+def test_calculators_can_be_copied_and_atoms_with_them(atoms):
+    atoms.calc = calculator()
+    atoms.calc.get_fermi_level(atoms)
+    twin = copy.deepcopy(atoms)
+    assert twin.calc.get_fermi_level(twin) == atoms.calc.get_fermi_level(atoms)
+
+
+def test_without_electron_number_there_is_no_fermi_level(atoms):
+    from dataclasses import replace
+
+    calc = calculator(h0=Recorded(replace(DATA, nelectrons=None)))
+    calc.get_hamiltonian(atoms)
+    with pytest.raises(CalculatorSetupError, match="number of valence electrons is not known"):
+        calc.get_fermi_level(atoms)

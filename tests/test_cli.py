@@ -1,0 +1,109 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ase.io import write as write_atoms
+
+from ase_nextham import hdf5
+from ase_nextham.cli import main
+from ase_nextham.testing import random_lcao
+
+
+@pytest.fixture
+def gaas(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(root / "examples" / "data" / "GaAs_soc.h5", "GaAs.h5")
+    return "GaAs.h5"
+
+
+def test_info_tells_what_a_native_file_holds(gaas, capsys):
+    assert main(["info", gaas]) == 0
+    text = capsys.readouterr().out
+    for words in ("native format", "Ga 2s2p2d1f", "270 pairs", "spinor, dimension 76", "18"):
+        assert words in text
+
+
+def test_bands_writes_numbers_and_a_picture(gaas, capsys, tmp_path):
+    command = f"bands {gaas} --path LGX --npoints 30 --kpts 4 4 4 -o bands.json --plot bands.png"
+    assert main(command.split()) == 0
+    text = capsys.readouterr().out
+    assert "H(0): Fermi level" in text
+    assert "direct" in text
+    stored = json.loads((tmp_path / "bands.json").read_text())
+    assert "energies" in stored
+    assert (tmp_path / "bands.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_optics_writes_a_table(gaas, tmp_path):
+    command = f"optics {gaas} --kpts 2 2 2 --omega 1 5 5 --method kubo --hamiltonian h0"
+    assert main([*command.split(), "-o", "sigma.csv", "--plot", "sigma.png"]) == 0
+    table = np.loadtxt(tmp_path / "sigma.csv", delimiter=",")
+    assert table.shape == (5, 19)
+    assert (table[:, 1] > 0).all()  # absorption
+    assert (tmp_path / "sigma.png").exists()
+
+
+def test_convert_there_and_back(gaas, tmp_path):
+    assert main(["convert", gaas, "folder", "--to", "abacus"]) == 0
+    assert main(["convert", "folder", "back.h5"]) == 0
+    data, back = hdf5.read(gaas), hdf5.read("back.h5")
+    error = np.abs((back.hamiltonian - data.hamiltonian).data).max()
+    assert error < 1e-5  # eV: nine digits of semicore levels of some 100 eV
+
+
+def test_info_tells_what_a_matrix_file_holds(gaas, capsys):
+    main(["convert", gaas, "folder", "--to", "abacus"])
+    capsys.readouterr()
+    from pathlib import Path
+
+    (matrix,) = Path("folder").rglob("*HR*.csr")
+    assert main(["info", str(matrix)]) == 0
+    assert "H; legacy text; complex, dimension 76" in capsys.readouterr().out
+
+
+def test_predict_takes_any_structure_file(gaas, capsys, tmp_path):
+    atoms = hdf5.read(gaas).atoms
+    write_atoms("POSCAR", atoms, format="vasp")
+    assert main(["predict", "POSCAR", "--h0", gaas, "-o", "out.h5"]) == 0
+    output = capsys.readouterr()
+    assert "out.h5: overlap, H(0)" in output.out
+    assert "no model given" in output.err
+    assert hdf5.read("out.h5").atoms.get_chemical_symbols() == atoms.get_chemical_symbols()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("info absent.h5", "absent.h5"),
+        ("convert GaAs.h5 out --to abacsu", "unknown format 'abacsu'"),
+        ("convert GaAs.h5", "convert needs a source and a target"),
+        ("bands GaAs.h5 --path LGX -o no/such/bands.json", "the folder no/such does not exist"),
+        ("predict GaAs.h5 --h0 nowhere -o x.h5", "neither a backend"),
+        ("optics GaAs.h5 --kpts 0 2 2 --method kubo", "kpts"),
+    ],
+)
+def test_errors_are_one_sentence(gaas, capsys, command, message):
+    assert main(command.split()) == 1
+    error = capsys.readouterr().err
+    assert "nextham: error: " in error
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_missing_hamiltonian_is_named(tmp_path, capsys):
+    from dataclasses import replace
+
+    path = str(tmp_path / "h0.h5")
+    hdf5.write(path, replace(random_lcao(0), hamiltonian=None))
+    assert main(["bands", path, "--hamiltonian", "hamiltonian"]) == 1
+    assert "holds overlap, H(0), position r, no hamiltonian" in capsys.readouterr().err
+
+
+def test_the_command_runs_as_a_module():
+    run = subprocess.run(
+        [sys.executable, "-m", "ase_nextham.cli", "--version"], capture_output=True, text=True
+    )
+    assert run.stdout.startswith("ase_nextham 0.")
