@@ -12,6 +12,8 @@ import numpy as np
 from numpy import ndarray
 from scipy.special import erfc, expit
 
+SMEARINGS = ("fermi-dirac", "gaussian")
+
 SMALLEST_GAP = 1e-6
 """In eV: bands closer than this touch, as eigenvalues are not more accurate than this."""
 
@@ -39,13 +41,19 @@ def occupations(
         ``"fermi-dirac"``, 1 / (exp(x) + 1), or ``"gaussian"``, erfc(x) / 2, with
         x = (eps - fermi_level) / width.
     """
+    _check_smearing(width, smearing)
     distance = fermi_level - np.asarray(eps, float)
     return _filled(_scaled(np.where(np.isnan(distance), -np.inf, distance), width), smearing)
 
 
-def _scaled(distance: ndarray, width: float) -> ndarray:
-    if width < 0:
+def _check_smearing(width: float, smearing: str) -> None:
+    if not width >= 0:
         raise ValueError(f"the width must not be negative, and is {width} eV")
+    if smearing not in SMEARINGS:
+        raise ValueError(f"unknown smearing {smearing!r}; known: {', '.join(SMEARINGS)}")
+
+
+def _scaled(distance: ndarray, width: float) -> ndarray:
     if width == 0:
         return np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     return distance / width
@@ -53,11 +61,7 @@ def _scaled(distance: ndarray, width: float) -> ndarray:
 
 def _filled(x: ndarray, smearing: str) -> ndarray:
     """Occupation at ``x`` widths below the Fermi level; accurate also where it is tiny."""
-    if smearing == "fermi-dirac":
-        return expit(x)
-    if smearing == "gaussian":
-        return 0.5 * erfc(-x)
-    raise ValueError(f"unknown smearing {smearing!r}; known: fermi-dirac, gaussian")
+    return expit(x) if smearing == "fermi-dirac" else 0.5 * erfc(-x)
 
 
 def fermi_level(
@@ -104,6 +108,7 @@ def fermi_level(
     is so much wider than ``width`` that N(mu) is constant in it to machine precision. Where even
     these tails vanish, the middle of the interval is taken.
     """
+    _check_smearing(width, smearing)
     eps = np.asarray(eps, float)
     weight = np.broadcast_to(np.asarray(weights, float)[:, None], eps.shape)[~np.isnan(eps)]
     eps = eps[~np.isnan(eps)]
