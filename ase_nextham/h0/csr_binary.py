@@ -157,10 +157,10 @@ def _matrices(
     matrices = []
     for component, blocks in enumerate(components):
         nnz = [block.nnz for block in blocks]
-        filled = np.flatnonzero(nnz)
-        starts = [blocks[n].pointers for n in filled]
-        pointers = joined(variant.pointer, [dimension + 1] * len(filled), starts)
-        R, indptr = stack(lattice, dimension, filled, pointers.reshape(-1, dimension + 1))
+        given = [n for n in range(len(nnz)) if nnz[n] or variant.pointers_if_empty]
+        starts = [blocks[n].pointers for n in given]
+        pointers = joined(variant.pointer, [dimension + 1] * len(given), starts)
+        R, indptr = stack(lattice, dimension, given, pointers.reshape(-1, dimension + 1))
         is_r = len(components) == 3
         matrices.append(
             CSRMatrix(

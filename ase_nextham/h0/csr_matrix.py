@@ -172,19 +172,19 @@ class CSRMatrix:
 
 
 def stack(
-    R: Sequence[Sequence[int]], dimension: int, filled: Sequence[int], pointers: ndarray
+    R: Sequence[Sequence[int]], dimension: int, given: Sequence[int], pointers: ndarray
 ) -> tuple[ndarray, ndarray]:
-    """R as an array, and the row pointers of all R in one, from those of each R that has elements.
+    """R as an array, and the row pointers of all R in one.
 
     Parameters
     ----------
-    filled
-        Which R have elements.
+    given
+        Those R for which there are row pointers; the others have no elements.
     pointers
-        Row pointers of those, each from 0, shape (nfilled, dimension + 1).
+        Row pointers of these, each from 0, shape (ngiven, dimension + 1).
     """
     length = np.zeros((len(R), dimension), np.int64)
-    length[filled] = np.diff(pointers, axis=1)
+    length[given] = np.diff(pointers, axis=1)
     indptr = np.zeros(len(R) * dimension + 1, np.int64)
     np.cumsum(length, out=indptr[1:])
     return np.array(R, np.int64).reshape(-1, 3), indptr

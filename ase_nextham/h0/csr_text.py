@@ -100,7 +100,7 @@ class _Text:
         """An error that names file and line, by default the one to be read next."""
         at = self.at if at is None else at
         if at >= len(self.data):
-            return MatrixFileError(f"{self.path}: the file ends where {message}")
+            return MatrixFileError(f"{self.path}, at the end of the file: {message}")
         line = self.data.count(b"\n", 0, at) + 1
         return MatrixFileError(f"{self.path}, line {line}: {message}")
 
@@ -122,7 +122,7 @@ class _Text:
         start = self.at
         stop = self.data.find(b"\n", start)
         if stop < 0:
-            raise self.error("a line of numbers was expected")
+            raise self.error("expected a line of numbers")
         self.at = stop + 1
         return start, stop
 
@@ -132,7 +132,7 @@ class _Text:
         found = pattern.fullmatch(self.peek())
         if not found:
             shown = self.peek()[:60].decode("ascii", "backslashreplace").strip()
-            raise self.error(f"expected {what}, found {shown!r}" if shown else f"{what} should be")
+            raise self.error(f"expected {what}, found {shown!r}")
         self.line()
         return found
 
@@ -280,7 +280,7 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
         spans.nnz.append(nnz)
         if text.peek().strip() != b"# CSR values":
             if nnz:
-                raise text.error("'# CSR values' was expected")
+                raise text.error("expected '# CSR values'")
             continue
         _, start = text.line()
         arrays = []
@@ -291,7 +291,7 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
             stop = data.find(b"#", start)
             found = pattern.match(data, stop) if stop >= 0 else None
             if not found:
-                raise text.error(f"{what!r} was expected", stop if stop >= 0 else len(data))
+                raise text.error(f"expected {what!r}", stop if stop >= 0 else len(data))
             arrays.append((start, stop))
             start = found.end()
         text.at = start
@@ -303,9 +303,14 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
             spans.columns.append(arrays[1])
             spans.pointers.append((start, stop))
         else:
+            for begin, end in arrays:
+                if data[begin:end].strip():
+                    raise text.error(f"R = {R} has no elements, but numbers follow", begin)
             _skip_empty_matrix(text, header.dimension)
-    if len(spans.R) > header.nR:
-        raise text.error(f"the header announces {header.nR} matrices, but more were found")
+    if len(spans.R) > header.nR or (header.nR and not spans.R):
+        raise text.error(
+            f"the header announces {header.nR} matrices, but {len(spans.R)} were found"
+        )
     return spans
 
 
@@ -316,7 +321,7 @@ def _skip_empty_matrix(text: _Text, dimension: int) -> None:
         text.skip_blank_lines()
         tokens = text.peek().split()
         if not tokens or set(tokens) != {b"0"}:
-            raise text.error("row pointers, all 0, were expected")
+            raise text.error("expected row pointers, all 0")
         left -= len(tokens)
         text.line()
     if left:

@@ -682,7 +682,11 @@ def test_what_is_not_a_number_is_refused(text, kind):
         ("-1 0 0 1\n", "-1 0 0 -1\n", "a negative number of elements"),
         ("-1 0 0 1\n", "-99999 0 0 1\n", "cannot be a lattice vector"),
         ("number of H(R): 3", "number of H(R): 2", "line 12: expected 'Matrix Dimension of"),
-        ("number of H(R): 3", "number of H(R): 4", "file ends where .*matrix 4 of 4"),
+        (
+            "number of H(R): 3",
+            "number of H(R): 4",
+            "at the end of the file: expected .*matrix 4 of 4",
+        ),
         ("H(R): 3", "H(R): 999999999", "cannot hold 999999999 matrices"),
         ("Dimension of H(R): 2", "Dimension of H(R): 0", "line 2: expected 'Matrix Dimension"),
         ("Dimension of H(R): 2", "Dimension of H(R): 999999", "expected 1000000"),
@@ -700,14 +704,14 @@ def test_damaged_legacy_text_is_refused_with_the_place(tmp_path, old, new, messa
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("# CSR values", "# values", "line 24: '# CSR values' was expected"),
-        ("# CSR column indices", "# columns", "line 26: '# CSR column indices' was expected"),
-        ("# CSR row pointers", "# rows", "line 28: '# CSR row pointers' was expected"),
+        ("# CSR values", "# values", "line 24: expected '# CSR values'"),
+        ("# CSR column indices", "# columns", "line 26: expected '# CSR column indices'"),
+        ("# CSR row pointers", "# rows", "line 28: expected '# CSR row pointers'"),
         ("2 # number of localized basis", "", "line 1: this header has no line .*localized basis"),
         ("# print H matrix in real space H(R)", "", "line 1: this header has no line .*# print"),
         (" 0 1 1\n\n", " 0 1 1\n", "expected a number, found '#'"),
         (" 0 1 1\n\n", " 0 1\n\n", r"2 row pointers of R = \[-1, 0, 0\], expected 3"),
-        (" 3 # number", " 2 # number", "announces 2 matrices, but more were found"),
+        (" 3 # number", " 2 # number", "announces 2 matrices, but 3 were found"),
     ],
 )
 def test_damaged_new_text_is_refused_with_the_place(tmp_path, old, new, message):
