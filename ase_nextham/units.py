@@ -15,3 +15,6 @@ BOHR = 0.529177
 
 CONDUCTIVITY = 2.434134807664e6
 """S/m per (e^2 / hbar) / Angstrom (CODATA 2018; exact since the SI of 2019)."""
+
+PERMITTIVITY = 1.3451879321e4
+"""S/m per eV: eps0 * omega for a photon of 1 eV (CODATA 2018)."""
