@@ -26,7 +26,7 @@ DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 
 _RESOLUTION = 200  # dots per inch
 _FONT = 10
-_LEGEND_WIDTH = 66  # characters that fit above the axes
+_LEGEND_WIDTH = 0.85  # of the figure, about the width of the axes
 _TOUCHING = 1e-6  # eV
 
 
@@ -198,18 +198,21 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Axes | 
 
 
 def _legend_above(ax: Axes) -> None:
-    """Above the axes, where it hides no line."""
-    labels = ax.get_legend_handles_labels()[1]
-    longest = max(len(label) for label in labels)
-    ax.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.01),
-        ncols=max(1, min(len(labels), _LEGEND_WIDTH // (longest + 6))),
-        frameon=False,
-        fontsize=_FONT,
-        handlelength=2.6,
-        columnspacing=1.4,
-    )
+    """Above the axes, where it hides no line, in as many columns as fit."""
+    figure = ax.figure
+    for ncols in range(len(ax.get_legend_handles_labels()[1]), 0, -1):
+        legend = ax.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.01),
+            ncols=ncols,
+            frameon=False,
+            fontsize=_FONT,
+            handlelength=2.6,
+            columnspacing=1.4,
+        )
+        width = legend.get_window_extent(figure.canvas.get_renderer()).width
+        if width < _LEGEND_WIDTH * figure.bbox.width:
+            break
 
 
 def _edges(structure: BandStructure) -> tuple[float, float] | None:

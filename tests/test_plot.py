@@ -151,3 +151,15 @@ def test_pyplot_is_not_touched():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("nparts", [1, 6, 20])
+def test_long_legends_stay_inside_the_figure(nparts):
+    energies = np.linspace(0, 1, 5)
+    parts = {f"element number {n}": np.full(5, n) for n in range(nparts)}
+    figure = plot.plot_dos(energies, np.ones(5), parts)
+    figure.canvas.draw()
+    box = figure.axes[0].get_legend().get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y1 <= figure.bbox.height
