@@ -16,7 +16,7 @@ DATA = random_lcao(3, "GaAs")
 
 
 class Recorded:
-    """A backend that counts how often it is asked, for structures that differ from DATA by a hair."""
+    """A backend that counts how often it is asked, whatever the structure."""
 
     def __init__(self, data: LCAOData = DATA):
         self.data, self.calls = data, 0
