@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,29 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the reference data is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def abacus_folders(root, tmp_path_factory) -> Path:
+    """Small run folders of several versions of ABACUS, ``<version>/<run>``; not to be changed."""
+    folder = tmp_path_factory.mktemp("abacus")
+    with tarfile.open(root / "tests" / "data" / "abacus_folders.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def copied_run(abacus_folders, tmp_path) -> Callable[..., Path]:
+    """Function that copies a run, with its orbitals, to where a test may change it."""
+
+    def copy(run: str, name: str = "run") -> Path:
+        for files in ("orbital", "pseudo"):
+            shutil.copytree(abacus_folders / files, tmp_path / files, dirs_exist_ok=True)
+        target = tmp_path / "runs" / name
+        shutil.copytree(abacus_folders / run, target)
+        return target
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,11 @@ def matrix_files(output: Path, run: Path | None = None) -> list[MatrixFile]:
     return found
 
 
+def is_matrix_file(path: Path) -> bool:
+    """Whether a name is one that ABACUS gives to a file with H(R), S(R) or r(R)."""
+    return any(pattern.fullmatch(path.name) for pattern, _, _ in _PATTERNS)
+
+
 def _recognised(path: Path) -> Iterator[MatrixFile]:
     for pattern, operator, versions in _PATTERNS:
         match = pattern.fullmatch(path.name)

@@ -20,19 +20,24 @@ from ase_nextham.data import LCAOData
 from ase_nextham.h0 import inputfile
 from ase_nextham.h0.csr import CSRMatrix, lcao_matrices, read_csr
 from ase_nextham.h0.filenames import MatrixFile, matrix_files, named_steps
+from ase_nextham.h0.folder_writer import write_folder
 from ase_nextham.h0.log import RunningLog
 from ase_nextham.h0.matching import match
 from ase_nextham.h0.run import (
     Run,
     find_runs,
+    read_kpoints,
     read_running_log,
     read_sidecar,
     read_species,
     read_structure,
     structure_at,
 )
+from ase_nextham.h0.stru import Structure
 from ase_nextham.matrix import formula
 from ase_nextham.units import BOHR, RYDBERG
+
+__all__ = ["as_atoms", "operator_of", "read_folder", "write_folder"]
 
 _AXES = ("position x", "position y", "position z")
 _TERMS = ("t_in_h", "vl_in_h", "vnl_in_h", "vh_in_h", "vion_in_h")
@@ -144,7 +149,7 @@ def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _
             "out_mat_hs2 1"
         )
     records, step = _records(run, files, step)
-    kind = _kind(run)
+    kind = operator_of(run)
     log = read_running_log(run)
     sidecar = read_sidecar(run)
     structure = structure_at(run, read_structure(run), step, atoms)
@@ -169,7 +174,7 @@ def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _
         nelectrons = nelectrons if sidecar["nelectrons"] is None else sidecar["nelectrons"]
         fermi_level = sidecar["fermi_level"] if fermi_level is None else fermi_level
     else:
-        source = _source(run, step, named, kind, log, converged, moments)
+        source = _source(run, structure, step, named, kind, log, converged, moments)
     return _Part(
         run,
         structure.atoms,
@@ -248,7 +253,8 @@ def _slot(file: MatrixFile, record: CSRMatrix) -> tuple[str, int]:
     return file.operator, file.spin
 
 
-def _kind(run: Run) -> str:
+def operator_of(run: Run) -> str:
+    """Which operator the H(R) of a run is: ``"h0"`` or ``"hamiltonian"``."""
     calculation = run.inputs.get("calculation", "scf").lower()
     from_atoms = run.inputs.get("init_chg", "atomic") in ("", "atomic")
     one_step = calculation == "scf" and inputfile.number(run.inputs, "scf_nmax", 100) == 1
@@ -270,12 +276,8 @@ def _named(
         if up is None or down is None:
             missing = "down (SPIN1, hrs2)" if down is None else "up (SPIN0, hrs1)"
             raise ValueError(f"{run.output}: nspin is 2, but H(R) of spin {missing} is not there")
-        if run.inputs.get("calculation", "").lower() == "get_hs":
-            raise ValueError(
-                f"{run.folder}: get_hs with nspin 2 is not used: for iron its two spin channels "
-                "differ from those of `calculation scf` with `scf_nmax 1` (they look exchanged); "
-                "use the latter"
-            )
+        if kind == "h0":
+            _check_collinear_h0(run, up)
         named[kind] = (up, down)
     elif down is not None:
         raise ValueError(
@@ -298,6 +300,29 @@ def _named(
                 "and the orbital files those of this calculation?"
             )
     return named
+
+
+def _check_collinear_h0(run: Run, up: CSRMatrix) -> None:
+    """Refuse H(0) of two spins from versions that write one of them wrong."""
+    if run.inputs.get("calculation", "").lower() == "get_hs":
+        raise ValueError(
+            f"{run.folder}: H(0) by get_hs with nspin 2 is not used: the channel it names up is "
+            "the one that the first step of a self-consistent run names down; run `calculation "
+            "scf` with `scf_nmax 1` and nspin 4, or nspin 1"
+        )
+    frozen = run.inputs.get("mixing_type", "").lower() == "plain" and all(
+        abs(inputfile.number(run.inputs, name, 1.0)) < 1e-8
+        for name in ("mixing_beta", "mixing_beta_mag")
+    )
+    if up.layout.startswith("legacy") and not frozen:
+        # ModuleIO::output_HSR saves spin down as it was diagonalised, then computes spin up anew,
+        # with the potential of the density that the step gave: 1.3 eV off in OH with 3.8.1
+        raise ValueError(
+            f"{run.folder}: with nspin 2 this version of ABACUS writes spin down of the first step "
+            "beside spin up of the second, so that one step gives no H(0), unless the density is "
+            "kept from changing: run with `mixing_type plain`, `mixing_beta 1e-12` and "
+            "`mixing_beta_mag 1e-12`"
+        )
 
 
 def _set_moments(run: Run, atoms: Atoms, log: RunningLog | None) -> str | None:
@@ -337,6 +362,7 @@ def _warn(run: Run, kind: str, converged: bool | None) -> None:
 
 def _source(
     run: Run,
+    structure: Structure,
     step: int,
     named: Mapping[str, CSRMatrix | tuple[CSRMatrix, CSRMatrix]],
     kind: str,
@@ -360,8 +386,16 @@ def _source(
         "units": {"Ry": RYDBERG, "Bohr": BOHR},
         "input": {key: value for key, value in run.inputs.items() if key not in hidden},
     }
+    source["species"] = {
+        label: {"orbital": structure[label].orbital, "mass": structure[label].mass}
+        | {"pseudopotential": structure[label].pseudopotential}
+        for label in dict.fromkeys(structure.labels)
+    }
+    kpoints = read_kpoints(run)
+    if kpoints is not None:
+        source["kpoints"] = kpoints
     if kind in named:
-        source["calculation"] = kind
+        source["operator"] = kind
         if converged is not None:
             source["converged"] = converged
     if moments is not None:
@@ -413,8 +447,12 @@ def _joined_source(parts: Sequence[_Part], origin: Mapping[str, _Part]) -> dict:
         return dict(next(iter(origin.values())).source)
     if all(part.source == parts[0].source for part in parts):
         return dict(parts[0].source)
-    runs = {part.run.folder.name: dict(part.source) for part in parts}
-    return {"code": "ABACUS", "runs": runs}
+    common = {
+        name: parts[0].source.get(name)
+        for name in ("code", "version", "nspin")
+        if all(part.source.get(name) == parts[0].source.get(name) for part in parts)
+    }
+    return common | {"runs": {part.run.folder.name: dict(part.source) for part in parts}}
 
 
 def _check_same(first: _Part, other: _Part) -> None:

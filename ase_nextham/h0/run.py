@@ -28,7 +28,7 @@ from ase_nextham.h0.textfile import read_text
 from ase_nextham.h0.upf import read_upf
 
 SIDECAR = "nextham.json"
-"""What a folder written by this package holds beside ABACUS's own files: see :func:`read_sidecar`."""
+"""What a folder written by this package holds beside ABACUS's files: see :func:`read_sidecar`."""
 
 SIDECAR_FORMAT = "ase_nextham ABACUS folder"
 SIDECAR_VERSION = 1
@@ -77,7 +77,10 @@ def find_runs(path: str | os.PathLike) -> list[Run]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such folder")
     if not path.is_dir():
-        raise ValueError(f"{path}: not a folder; give the folder of an ABACUS run")
+        raise ValueError(
+            f"{path}: a file; matrices need the structure and the orbitals, so give the folder of "
+            "the ABACUS run, which holds INPUT, STRU and OUT.<suffix>"
+        )
     place = path.resolve()
     holds_run = any((place.parent / name).is_file() for name in ("INPUT", "STRU"))
     if holds_run and place.name.startswith("OUT."):
@@ -126,6 +129,18 @@ def read_running_log(run: Run) -> RunningLog | None:
     named = [log for log in logs if log.name.lower() == f"running_{calculation}.log"]
     chosen = named or logs
     return read_log(chosen[0]) if len(chosen) == 1 else None
+
+
+def read_kpoints(run: Run) -> str | None:
+    """The mesh of KPT as there, for example ``"Gamma 4 4 4 0 0 0"``; None for lists and lines."""
+    path = run.folder / (run.inputs.get("kpoint_file") or "KPT")
+    if not path.is_file():
+        return None
+    lines = [line.split("//")[0].split("#")[0].split() for line in read_text(path).splitlines()]
+    lines = [words for words in lines if words]
+    if len(lines) < 4 or lines[2][0].lower() not in ("gamma", "mp"):
+        return None
+    return " ".join([lines[2][0], *lines[3]])
 
 
 def read_sidecar(run: Run) -> dict:
