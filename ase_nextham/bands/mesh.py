@@ -75,9 +75,11 @@ def kmesh(
     atoms
         The crystal; its ``initial_magmoms`` are not looked at.
     kpts
-        As everywhere in ASE: ``(8, 8, 8)``, ``{"size": (8, 8, 8), "gamma": True}``,
-        ``{"density": 3.5}`` (points per 1/Angstrom), or the density alone. Without ``gamma``,
-        an even number of points leaves Gamma out.
+        In the forms of ASE: ``(8, 8, 8)``, ``{"size": (8, 8, 8), "even": True}``,
+        ``{"density": 3.5}`` (points per 1/Angstrom), or the density alone. The mesh contains
+        Gamma, as ABACUS's and PYATB's do and as extrema at Gamma need, unless a mapping says
+        otherwise: ``"gamma": False`` leaves it out, ``"gamma": None`` is ASE's default, the mesh
+        of Monkhorst and Pack, which contains it if the number of points is odd.
     magmoms
         Magnetic moments that operations must keep. Shape (natoms,): of up and down electrons
         that spin-orbit coupling does not mix, hence labels of the atoms. Shape (natoms, 3):
@@ -153,18 +155,19 @@ def _size_and_offsets(atoms: Atoms, kpts) -> tuple[ndarray, ndarray]:
             raise ValueError(
                 f"a k mesh is given by size or density, gamma and even, not by {sorted(unknown)}"
             )
-        size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
+        asked = {"gamma": True, **kpts}
     elif np.ndim(kpts) == 0:
-        size, offsets = kpts2sizeandoffsets(atoms=atoms, density=float(kpts))
+        asked = {"density": float(kpts), "gamma": True}
     else:
-        size, offsets = kpts, (0, 0, 0)
-    size = np.asarray(size)
+        asked = {"size": kpts, "gamma": True}
+    size = np.asarray(asked.get("size", (1, 1, 1)))
     if size.shape != (3,) or not np.issubdtype(size.dtype, np.integer) or size.min() < 1:
         raise ValueError(
             f"kpts={kpts!r} is not a mesh: give three positive integers such as (8, 8, 8), "
             '{"size": (8, 8, 8), "gamma": True} or {"density": 3.5}'
         )
-    return size, np.asarray(offsets, float)
+    size, offsets = kpts2sizeandoffsets(atoms=atoms, **asked)
+    return np.asarray(size), np.asarray(offsets, float)
 
 
 def _operations(atoms: Atoms, kinds: Sequence[str], moments: ndarray | None) -> list[ndarray]:

@@ -20,11 +20,13 @@ from ase_nextham.matrix import AtomPairs, LCAOMatrix
 from ase_nextham.testing import random_lcao
 
 SILICON = bulk("Si")
+WITHOUT_GAMMA = {"size": (4, 4, 4), "gamma": False}
 MESHES = [
     (4, 4, 4),
     (3, 3, 3),
     {"size": (4, 4, 4), "gamma": True},
     {"size": (3, 3, 3), "gamma": False},
+    {"size": (4, 4, 3), "gamma": None},
     {"size": (2, 3, 4), "gamma": True},
     {"density": 1.5},
     {"density": 1.5, "even": True, "gamma": True},
@@ -34,9 +36,16 @@ MESHES = [
 @pytest.mark.parametrize("kpts", MESHES, ids=str)
 def test_the_full_mesh_is_that_of_ase(kpts):
     mesh = kmesh(SILICON, kpts, symmetry=False, time_reversal=False)
-    assert_allclose(mesh.kpts, kpts2ndarray(kpts, SILICON), atol=1e-15)
+    asked = kpts if isinstance(kpts, dict) else {"size": kpts}
+    assert_allclose(mesh.kpts, kpts2ndarray({"gamma": True, **asked}, SILICON), atol=1e-15)
     assert_allclose(mesh.weights, 1 / len(mesh.kpts))
     assert_array_equal(mesh.index, np.arange(len(mesh.kpts)))
+
+
+def test_meshes_contain_gamma_unless_asked_not_to():
+    assert np.abs(kmesh(SILICON, (4, 4, 4)).kpts).sum(axis=1).min() == 0
+    assert np.abs(kmesh(SILICON, 3.0).kpts).sum(axis=1).min() < 1e-15
+    assert np.abs(kmesh(SILICON, WITHOUT_GAMMA).kpts).sum(axis=1).min() > 0.1
 
 
 @pytest.mark.parametrize("kpts", MESHES, ids=str)
@@ -129,7 +138,7 @@ def assert_same_sums(data: LCAOData, kpts, tolerance: float) -> None:
 @pytest.mark.parametrize("spin", ["unpolarised", "collinear", "spinor"])
 def test_hamiltonians_without_magnetic_order_use_time_reversal(spin):
     data = random_lcao(0, spin=spin)
-    assert len(kmesh_for(data.hamiltonian, data.atoms, (4, 4, 4)).kpts) == 32
+    assert len(kmesh_for(data.hamiltonian, data.atoms, WITHOUT_GAMMA).kpts) == 32
 
 
 def test_a_magnetic_spinor_without_known_moments_uses_no_symmetry_at_all():
@@ -168,7 +177,7 @@ def test_unknown_words_for_a_mesh_are_refused():
 
 def test_atoms_in_one_place_leave_time_reversal_only():
     twice = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 1e-9]], cell=[3, 3, 3], pbc=True)
-    assert len(kmesh(twice, (4, 4, 4)).kpts) == 32
+    assert len(kmesh(twice, WITHOUT_GAMMA).kpts) == 32
 
 
 def ferromagnet() -> LCAOData:
@@ -216,7 +225,7 @@ def time_reversed(matrix: LCAOMatrix) -> LCAOMatrix:
 
 def test_bands_of_a_ferromagnet_with_spin_orbit_coupling_obey_its_magnetic_group():
     data = ferromagnet()
-    matrix, size = data.hamiltonian, (4, 4, 4)
+    matrix, size = data.hamiltonian, WITHOUT_GAMMA
     assert matrix.time_reversal_error() > 0.1  # eV
     mesh = kmesh_for(matrix, data.atoms, size)
     eps = eigenvalues(matrix, data.overlap, mesh.full_kpts)
