@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from typing import ClassVar
 
 from ase import Atoms
@@ -54,8 +55,8 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         file or of ABACUS folders computed earlier, or any object with
         ``compute(atoms) -> LCAOData``.
     kpts
-        k mesh for Fermi level, gap and DOS, in the ways of ASE: ``(8, 8, 8)``,
-        ``{"size": (8, 8, 8), "gamma": True}``, ``{"density": 3.5}``.
+        k mesh for Fermi level, gap and DOS: ``(8, 8, 8)`` with Gamma, ``{"density": 3.5}``, ...;
+        see :func:`ase_nextham.bands.kmesh`.
     width
         Fermi-Dirac width in eV.
     pseudo_dir, orbital_dir
@@ -147,6 +148,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
             "kpoint_weights": mesh.weights,
         }
 
+    def _outputmixin_get_results(self) -> dict:
+        return self.results  # what GetOutputsMixin takes get_eigenvalues and the like from
+
     def get_fermi_level(self, atoms=None) -> float:
         """Fermi level in eV by electron count on the k mesh."""
         return self.get_property("fermi_level", atoms)
@@ -169,7 +173,8 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
             data = self._backend(position).compute(atoms)
             if data.h0 is None:
                 raise CalculatorSetupError(f"h0={self.parameters.h0!r} gave no H(0)")
-            self._data, self._data_atoms = data, atoms.copy()
+            # a stored self-consistent Hamiltonian is not what this calculator gives
+            self._data, self._data_atoms = replace(data, hamiltonian=None), atoms.copy()
         return self._data
 
     def get_hamiltonian(self, atoms: Atoms | None = None) -> LCAOMatrix:

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
-from ase.config import BadConfiguration
+from ase.calculators.calculator import (
+    BadConfiguration,
+    CalculatorError,
+    PropertyNotImplementedError,
+)
 
 from ase_nextham import __version__
 from ase_nextham.data import LCAOData
@@ -65,7 +68,7 @@ def _predict(options) -> None:
     )
     data = calc.get_data(atoms)
     write(options.output, data, format=options.to)
-    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula()}")
+    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula("metal")}")
 
 
 def _bands(options) -> None:
@@ -143,7 +146,7 @@ def _convert(options) -> None:
     data = convert(
         _one_or_several(sources), target, source_format=options.from_, target_format=options.to
     )
-    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula()}")
+    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula("metal")}")
 
 
 def _info(options) -> None:
@@ -225,7 +228,7 @@ def _describe(data: LCAOData) -> str:
         for name in dict.fromkeys(data.symbols)
     )
     lines = [
-        ("structure", f"{atoms.get_chemical_formula()}, {len(atoms)} atoms"),
+        ("structure", f"{atoms.get_chemical_formula("metal")}, {len(atoms)} atoms"),
         ("cell", f"{lengths} Angstrom; {angles} degrees; {atoms.cell.volume:.4g} Angstrom^3"),
         ("orbitals", f"{orbitals}; {S.dimension} in all, {basis.convention} convention"),
         ("pairs", f"{len(S.pairs)} pairs of atoms, the farthest {reach:.2f} Angstrom apart"),

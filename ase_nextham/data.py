@@ -7,7 +7,7 @@ one set of pairs, and moves, reorders or repeats the atoms of all of them togeth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -54,6 +54,10 @@ class LCAOData:
     fermi_level: float | None = None
     source: Mapping = field(default_factory=dict)
 
+    def __reduce__(self):  # mapping proxies cannot be copied
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _rebuilt, (values | {"source": dict(self.source)},)
+
     def __post_init__(self):
         atoms = self.atoms.copy()
         atoms.calc = None
@@ -95,7 +99,7 @@ class LCAOData:
 
     def __repr__(self):
         held = ", ".join(self._operators())
-        return f"LCAOData({self.atoms.get_chemical_formula()}, {len(self.pairs)} pairs: {held})"
+        return f"LCAOData({self.atoms.get_chemical_formula("metal")}, {len(self.pairs)} pairs: {held})"
 
     @property
     def pairs(self) -> AtomPairs:
@@ -230,6 +234,10 @@ class LCAOData:
             hamiltonian=operators.get("hamiltonian"),
             position=position,
         )
+
+
+def _rebuilt(values: Mapping) -> LCAOData:
+    return LCAOData(**values)
 
 
 def merged(first: LCAOData, *others: LCAOData) -> LCAOData:

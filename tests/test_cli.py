@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,16 +55,15 @@ def test_convert_there_and_back(gaas, tmp_path):
     assert error < 1e-5  # eV: nine digits of semicore levels of some 100 eV
 
 
-def test_info_tells_what_a_matrix_file_holds(gaas, capsys):
+def test_info_tells_what_a_matrix_file_holds(gaas, capsys, tmp_path):
     main(["convert", gaas, "folder", "--to", "abacus"])
     capsys.readouterr()
-    from pathlib import Path
-
-    (matrix,) = Path("folder").rglob("*HR*.csr")
+    matrix = sorted(tmp_path.rglob("*HR*.csr"))[0]
     assert main(["info", str(matrix)]) == 0
     assert "H; legacy text; complex, dimension 76" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # that there is no model yet
 def test_predict_takes_any_structure_file(gaas, capsys, tmp_path):
     atoms = hdf5.read(gaas).atoms
     write_atoms("POSCAR", atoms, format="vasp")
@@ -74,6 +74,7 @@ def test_predict_takes_any_structure_file(gaas, capsys, tmp_path):
     assert hdf5.read("out.h5").atoms.get_chemical_symbols() == atoms.get_chemical_symbols()
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -94,8 +95,6 @@ def test_errors_are_one_sentence(gaas, capsys, command, message):
 
 
 def test_a_missing_hamiltonian_is_named(tmp_path, capsys):
-    from dataclasses import replace
-
     path = str(tmp_path / "h0.h5")
     hdf5.write(path, replace(random_lcao(0), hamiltonian=None))
     assert main(["bands", path, "--hamiltonian", "hamiltonian"]) == 1
