@@ -291,6 +291,7 @@ def _npz_arrays(path: str, data: bytes) -> dict[str, ndarray]:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > len(data):
                 raise MatrixFileError(f"{path}: an entry is larger than the archive")
+            _check_directory(path, data, entries, archive.start_dir)
             for entry in entries:
                 name = entry.filename.removesuffix(".npy")
                 known = name in ("lattice_vectors", "atom_info")
@@ -304,6 +305,18 @@ def _npz_arrays(path: str, data: bytes) -> dict[str, ndarray]:
     except _ZIP_ERRORS as err:
         raise MatrixFileError(f"{path}: not a readable NPZ archive: {err}") from err
     return arrays
+
+
+def _check_directory(path: str, data: bytes, entries: Sequence[zipfile.ZipInfo], end: int) -> None:
+    """The entries that the directory lists must fill the archive; zipfile would not miss others."""
+    at = 0
+    for entry in entries:
+        if entry.header_offset != at:
+            break
+        name, extra = struct.unpack_from("<2H", data, at + 26)
+        at += 30 + name + extra + entry.compress_size
+    if at != end:
+        raise MatrixFileError(f"{path}: the archive has a gap at byte {at}: it is damaged")
 
 
 def _npy_array(where: str, data: bytes) -> ndarray:

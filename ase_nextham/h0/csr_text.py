@@ -207,7 +207,9 @@ def _new_header(text: _Text) -> _Header:
             break
         for name, pattern in patterns.items():
             match = pattern.fullmatch(line)
-            if match and name not in found:
+            if match and name in found:
+                raise text.error("a second header begins before the matrices of the first")
+            if match:
                 found[name] = match
         text.line()
     _skip_box(text)
