@@ -217,7 +217,7 @@ class AbacusH0:
         """
         if not len(atoms):
             raise ValueError("there are no atoms")
-        if atoms.cell.rank < 3:
+        if atoms.cell.rank < 3 or atoms.cell.volume < 1e-9:
             raise CalculatorSetupError(
                 "the structure has no complete cell, and ABACUS is periodic in all directions: "
                 "add vacuum, for example with atoms.center(vacuum=8)"
@@ -250,13 +250,14 @@ class AbacusH0:
 
     def _command(self) -> list[str]:
         command = self.profile.get_command(None)
-        if shutil.which(command[0]) is None:
+        executable = shutil.which(command[0])
+        if executable is None:
             raise CalculatorSetupError(
                 f"the executable {command[0]!r} of the command {self.profile.command!r} is not on "
                 "PATH; install ABACUS, or set the command in ~/.config/ase/config.ini:\n"
                 "[abacus]\ncommand = mpirun -n 4 /path/to/abacus"
             )
-        return command
+        return [os.path.abspath(executable), *command[1:]]  # it runs in another folder
 
     def _spin(self, atoms: Atoms, upf: Mapping[str, Pseudopotential]) -> _Spin:
         """Spin treatment and moments of one structure, checked against its pseudopotentials."""
@@ -369,9 +370,9 @@ class AbacusH0:
         stru = Path(generalio.write_stru(plain, folder, pp_file=pseudo, orb_file=orbital))
         if token:
             # in the xy plane, which abacuslite can only write for noncolin 1
-            text, count = re.subn(r"mag 2e-05$", r"\g<0> angle1 90", read_text(stru), flags=re.M)
+            text, count = re.subn(r"mag \S+$", r"\g<0> angle1 90", read_text(stru), flags=re.M)
             if count != 1:
-                raise AssertionError(f"{stru}: expected one moment of 2e-05, found {count}")
+                raise AssertionError(f"{stru}: expected the moment of one atom, found {count}")
             write_atomically(stru, text)
 
     def _check(self, data: LCAOData, spin: _Spin, folder: Path) -> None:
@@ -467,7 +468,7 @@ def _find(
     keyword = f"{what.removesuffix('potential')}_dir"
     for element in elements:
         if element in named:
-            path = Path(folder or ".", Path(named[element]).expanduser())
+            path = Path(folder or ".").expanduser() / Path(named[element]).expanduser()
             if not path.is_file():
                 raise CalculatorSetupError(f"{element}: the {what} {path} does not exist")
             found[element] = path
@@ -500,8 +501,11 @@ def _find(
 
 def _headers(files: _Files) -> dict[str, Pseudopotential]:
     """Headers of the pseudopotentials, after a look whether all files are for their elements."""
-    headers = {element: read_upf(path) for element, path in files.pseudo.items()}
-    orbitals = {element: read_orb(path) for element, path in files.orbital.items()}
+    try:
+        headers = {element: read_upf(path) for element, path in files.pseudo.items()}
+        orbitals = {element: read_orb(path) for element, path in files.orbital.items()}
+    except (OSError, ValueError) as error:
+        raise CalculatorSetupError(str(error)) from error
     for what, paths, contents in (
         ("pseudopotential", files.pseudo, headers),
         ("orbital", files.orbital, orbitals),
@@ -543,13 +547,20 @@ def _working_folder(directory: str | PathLike | None) -> Iterator[Path]:
         shutil.rmtree(folder)
         return
     folder = Path(directory).expanduser()
-    if (folder / "INPUT").exists() and read_input(folder / "INPUT").get("suffix") != SUFFIX:
+    if (folder / "INPUT").exists() and not _is_ours(folder / "INPUT"):
         raise CalculatorSetupError(
             f"{folder} holds the INPUT of another calculation, which would be overwritten; "
             "choose another directory"
         )
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return read_input(path).get("suffix") == SUFFIX
+    except ValueError:  # not even an INPUT of ABACUS
+        return False
 
 
 def _execute(command: Sequence[str], folder: Path, timeout: float | None) -> int:

@@ -88,6 +88,18 @@ def quiet(recording):
     print(f" CHECK IN FILE : OUT.h0/warning.log\n \n{line}      NOTICE      \n{line}")
 
 
+def unknown(recording):
+    """What 3.11 says to a keyword that it does not know."""
+    line = " " + 57 * "-"
+    print(" THE PARAMETER NAME 'frobnicate' IS INCORRECT!")
+    print(
+        f"\n{line}\n                         !NOTICE!                         \n{line}\n \n"
+        " Bad parameter, please check the input parameters in file INPUT\n"
+        " CHECK IN FILE : OUT.h0/warning.log"
+    )
+    sys.exit(1)
+
+
 def truncated(recording):
     """Stop in the middle of H(R), as on a full disk, and say nothing."""
     replay(recording)
@@ -110,7 +122,9 @@ def hang(recording):
     time.sleep(60)
 
 
-FAULTS = {function.__name__: function for function in (crash, quiet, truncated, lacking, hang)}
+FAULTS = {
+    function.__name__: function for function in (crash, quiet, unknown, truncated, lacking, hang)
+}
 
 if __name__ == "__main__":
     act = FAULTS[sys.argv[2]] if len(sys.argv) > 2 else replay

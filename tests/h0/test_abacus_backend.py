@@ -292,6 +292,18 @@ def test_command_and_folders_come_from_the_configuration_of_ase(monkeypatch, rec
     assert AbacusH0().compute(pair()).h0.spin == "spinor"
 
 
+def test_an_executable_may_be_named_relative_to_where_python_runs(
+    recordings, tmp_path, monkeypatch
+):
+    script = tmp_path / "my-abacus"
+    command = shlex.join([sys.executable, str(REPLAY), str(recordings / "v3.11.0_soc")])
+    script.write_text(f"#!/bin/sh\nexec {command}\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    folders = {"pseudo_dir": recordings / "pseudo", "orbital_dir": recordings / "orbital"}
+    assert AbacusH0(AbacusProfile("./my-abacus"), **folders).compute(pair()).h0 is not None
+
+
 def test_without_configuration_abacus_is_searched_on_path(monkeypatch, tmp_path):
     configure(monkeypatch, "")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -352,6 +364,12 @@ def test_files_of_another_element_are_refused(replay, library, kind):
         in_library(replay, library).compute(pair())
 
 
+def test_files_that_are_no_pseudopotentials_are_refused(replay, library):
+    (library / "He.upf").write_text("<html>404</html>")
+    with pytest.raises(CalculatorSetupError, match=r"He.upf: there is no PP_HEADER"):
+        in_library(replay, library).compute(pair())
+
+
 def test_files_named_but_absent_are_named(replay):
     backend = replay("v3.11.0_soc", pseudopotentials={"He": "helium.upf"})
     with pytest.raises(CalculatorSetupError, match=r"He: the pseudopotential .*helium.upf does"):
@@ -398,6 +416,11 @@ def test_a_crash_shows_status_folder_and_last_lines(replay):
 def test_a_refusal_with_status_0_shows_its_notice(replay):
     with pytest.raises(CalculationFailed, match="wrote no matrices(.|\n)*Something wrong during"):
         replay("v3.8.1_nspin1", "quiet", nspin=1, position=True).compute(alternating())
+
+
+def test_an_unknown_keyword_is_named(replay):
+    with pytest.raises(CalculationFailed, match="THE PARAMETER NAME 'frobnicate'(.|\n)*Bad param"):
+        replay("v3.11.0_soc", "unknown", inp={"frobnicate": 1}).compute(pair())
 
 
 @pytest.mark.parametrize("recording", ["v3.8.1_nspin1", "v3.11.0_nspin1"])
