@@ -53,6 +53,7 @@ _SPIN = re.compile(rb"[ \t]*([12]) # spin index(?:, *E_Fermi *= *(" + _REAL + rb
 _BASIS = re.compile(rb"[ \t]*([1-9]\d{0,8}) # number of localized basis[ \t]*")
 _COUNT = re.compile(rb"[ \t]*(\d{1,9}) # number of Bravais lattice vector R[ \t]*")
 _FOLDED = re.compile(rb"[ \t]*# *representation: *gamma-only folded.*", re.IGNORECASE)
+_COMPONENT = re.compile("r_?[xyz]")
 _BOX = re.compile(rb"[ \t]*#-+#[ \t]*")
 _COLUMNS = re.compile(rb"# CSR column[ _]ind(?:ices|ex)[ \t]*\n")
 _POINTERS = re.compile(rb"# CSR row[ _](?:pointers?|indptr)[ \t]*\n")
@@ -355,10 +356,13 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
     R, indptr = stack(spans.R, dimension, filled, pointers)
     if column.max(initial=0) >= 2**31:
         raise MatrixFileError(f"{path}: column {column.max()} is outside the matrix")
+    operator = header.operator
+    if _COMPONENT.fullmatch(operator):
+        operator, component = "r", "xyz".index(operator[-1])
     matrix = CSRMatrix(
         path=path,
         layout=header.layout,
-        operator=header.operator,
+        operator=operator,
         step=header.step,
         dimension=dimension,
         R=R,
@@ -370,7 +374,7 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
         gamma_folded=header.gamma_folded,
         component=component,
     )
-    if len(R) < header.nR and header.operator in ("H", "S", "T", "DM"):
+    if len(R) < header.nR and operator in ("H", "S", "T", "DM"):
         _check_partners(matrix, header.nR)
     return matrix
 

@@ -470,6 +470,12 @@ def test_headers_say_fermi_level_spin_and_folding(tmp_path):
     assert (plain.fermi_level, plain.spin_index, plain.gamma_folded) == (None, 0, False)
 
 
+def test_components_of_r_in_files_of_their_own(tmp_path):
+    text = NEW.replace("print H matrix in real space H(R)", "print ry matrix in real space ry(R)")
+    (record,) = read_csr(write_text(tmp_path / "x", text))
+    assert (record.operator, record.component) == ("r", 1)
+
+
 def test_writer_and_reader_agree_on_the_fermi_level(tmp_path):
     record = replace(random_record(1), fermi_level=6.789012345, spin_index=1)
     atoms = Atoms("H6", cell=np.eye(3))

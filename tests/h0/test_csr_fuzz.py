@@ -304,9 +304,9 @@ def test_the_naive_reader_agrees_on_intact_files(case, tmp_path):
     check(tmp_path / "x", name, content, original)
 
 
-def test_a_file_cut_off_anywhere(case, tmp_path):
+def test_a_file_cut_off(case, tmp_path):
     name, content, original = case
-    for size in range(len(content)):
+    for size in range(0, len(content), 1 + len(content) // 1000):
         check(tmp_path / "x", name, content[:size], original)
 
 
