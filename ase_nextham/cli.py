@@ -68,7 +68,7 @@ def _predict(options) -> None:
     )
     data = calc.get_data(atoms)
     write(options.output, data, format=options.to)
-    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula("metal")}")
+    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula('metal')}")
 
 
 def _bands(options) -> None:
@@ -146,7 +146,7 @@ def _convert(options) -> None:
     data = convert(
         _one_or_several(sources), target, source_format=options.from_, target_format=options.to
     )
-    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula("metal")}")
+    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula('metal')}")
 
 
 def _info(options) -> None:
@@ -228,7 +228,7 @@ def _describe(data: LCAOData) -> str:
         for name in dict.fromkeys(data.symbols)
     )
     lines = [
-        ("structure", f"{atoms.get_chemical_formula("metal")}, {len(atoms)} atoms"),
+        ("structure", f"{atoms.get_chemical_formula('metal')}, {len(atoms)} atoms"),
         ("cell", f"{lengths} Angstrom; {angles} degrees; {atoms.cell.volume:.4g} Angstrom^3"),
         ("orbitals", f"{orbitals}; {S.dimension} in all, {basis.convention} convention"),
         ("pairs", f"{len(S.pairs)} pairs of atoms, the farthest {reach:.2f} Angstrom apart"),

@@ -99,7 +99,8 @@ class LCAOData:
 
     def __repr__(self):
         held = ", ".join(self._operators())
-        return f"LCAOData({self.atoms.get_chemical_formula("metal")}, {len(self.pairs)} pairs: {held})"
+        formula = self.atoms.get_chemical_formula("metal")
+        return f"LCAOData({formula}, {len(self.pairs)} pairs: {held})"
 
     @property
     def pairs(self) -> AtomPairs:

@@ -6,7 +6,7 @@ from ase_nextham import bands, plot
 from ase_nextham.converters import read
 
 data = read(Path(__file__).parent / "data" / "GaAs_soc.h5")
-print(f"{data.atoms.get_chemical_formula("metal")}, {data.nelectrons:g} electrons: {data.hamiltonian}")
+print(f"{data.atoms.symbols}, {data.nelectrons:g} electrons: {data.hamiltonian}")
 
 path = data.atoms.cell.bandpath("LGX", npoints=120)
 curves = []
