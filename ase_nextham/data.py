@@ -99,8 +99,8 @@ class LCAOData:
 
     def __repr__(self):
         held = ", ".join(self._operators())
-        formula = self.atoms.get_chemical_formula("metal")
-        return f"LCAOData({formula}, {len(self.pairs)} pairs: {held})"
+        name = self.atoms.get_chemical_formula("metal")
+        return f"LCAOData({name}, {len(self.pairs)} pairs: {held})"
 
     @property
     def pairs(self) -> AtomPairs:
