@@ -165,15 +165,15 @@ def _input(data: LCAOData, kind: str | None, pseudo_dir, orbital_dir) -> dict[st
             values[name] = str(folder)
     if nspin == 4:
         values["lspinorb"] = given.get("lspinorb", "1")
-        values["noncolin"] = given.get("noncolin", "0")
+        values["noncolin"] = given.get("noncolin", "1" if _noncollinear(data) else "0")
     if kind == "h0":
         values["scf_nmax"] = "1"
         if nspin == 2:  # see ase_nextham.h0.folder: else versions up to 3.10 spoil one channel
             values |= {"mixing_type": "plain", "mixing_beta": "1e-12", "mixing_beta_mag": "1e-12"}
     elif kind == "hamiltonian":
-        values["scf_nmax"] = given.get("scf_nmax", "100") if "scf_nmax" in given else "100"
-        if float(values["scf_nmax"]) == 1:
-            values["scf_nmax"] = "100"  # one step from superposed atoms would mean H(0)
+        steps = given.get("scf_nmax", "100")
+        # one step from superposed atoms would mean H(0)
+        values["scf_nmax"] = "100" if steps == "1" else steps
     if kind:
         values["out_mat_hs2"] = "1"
     if data.position is not None:
@@ -189,6 +189,11 @@ def _input(data: LCAOData, kind: str | None, pseudo_dir, orbital_dir) -> dict[st
     if nspin != 4:
         copied = {k: v for k, v in copied.items() if k not in ("lspinorb", "noncolin")}
     return values | copied
+
+
+def _noncollinear(data: LCAOData) -> bool:
+    moments = data.atoms.get_initial_magnetic_moments()
+    return moments.ndim == 2 and bool(np.any(moments[:, :2]))
 
 
 def _write_run(
