@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -312,6 +313,41 @@ def test_pyatb_reads_what_is_written(tmp_path, energies, spin, nspin):
     theirs = np.sort(np.load(tmp_path / "energies.npy").ravel())
     # PYATB's Rydberg is 13.605698066 eV
     assert_allclose(theirs, energies(data, k), rtol=2e-8, atol=1e-6)  # eV
+
+
+def run_abacus(folder, shared_data, golden, *lines):
+    """Iterations that a self-consistent run of the golden structure takes, with more keywords."""
+    keywords = [
+        f"pseudo_dir {shared_data / 'pseudo'}",
+        f"orbital_dir {shared_data / 'orbital'}",
+        "INPUT_PARAMETERS\ncalculation scf\nbasis_type lcao\nks_solver scalapack_gvx\nsymmetry 0",
+        "ecutwfc 60\nscf_thr 1e-8\nscf_nmax 60\nout_mat_hs2 1 12\nsuffix ABACUS",
+    ]
+    (folder / "INPUT").write_text("\n".join([keywords[2], *keywords[:2], keywords[3], *lines, ""]))
+    for name in ("STRU", "KPT"):
+        shutil.copy(golden / name, folder)
+    done = subprocess.run(["abacus"], cwd=folder, check=True, capture_output=True, text=True)
+    return len(re.findall(r"^ (?:GV|GE)\d+ ", done.stdout, re.MULTILINE))
+
+
+@pytest.mark.abacus
+def test_abacus_starts_from_the_h_that_is_written(tmp_path, shared_data, golden):
+    if shutil.which("abacus") is None:
+        pytest.skip("there is no `abacus` on PATH")
+    version = subprocess.run(["abacus", "--version"], capture_output=True, text=True, check=True)
+    if tuple(map(int, re.search(r"v(\d+)\.(\d+)", version.stdout).groups())) < (3, 11):
+        pytest.skip("init_chg hr and the new text layout came with ABACUS 3.11")
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    from_atoms = run_abacus(first, shared_data, golden)
+    (record,) = read_csr(first / "OUT.ABACUS" / "hrs1_nao.csr")
+    H = lcao_matrices({"hamiltonian": record}, HEH, ["He", "H"])
+    (record,) = csr_matrices(H).values()
+    atoms = Atoms("HeH", cell=CELL, positions=POSITIONS)
+    write_csr(second / "hrs1_nao.csr", [record], "new text", atoms=atoms, digits=12)
+    from_file = run_abacus(second, shared_data, golden, "init_chg hr", "read_file_dir ./")
+    assert from_file <= 3 < 8 < from_atoms
 
 
 # --- layouts -----------------------------------------------------------------------------------
