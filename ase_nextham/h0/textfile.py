@@ -1,4 +1,4 @@
-"""Small text files: read whatever their encoding, written completely or not at all."""
+"""Text files: read whatever their encoding; and any file written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def read_text(path: str | os.PathLike) -> str:
     return Path(path).read_bytes().decode("utf-8", errors="replace")
 
 
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Write a text file under a temporary name beside it, then rename it."""
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a file under a temporary name beside it, then rename it; text becomes UTF-8."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
