@@ -9,8 +9,6 @@ the matter of :mod:`ase_nextham.h0.folder`.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,6 +22,7 @@ from ase_nextham.basis import Basis
 from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
 from ase_nextham.h0.csr_matrix import DROPPED, MAX_R, NEGLIGIBLE, CSRMatrix, MatrixFileError
 from ase_nextham.h0.csr_text import legacy_text, looks_like_text, new_text, read_text
+from ase_nextham.h0.textfile import write_atomically
 from ase_nextham.matrix import AtomPairs, LCAOMatrix, formula
 from ase_nextham.units import BOHR, RYDBERG
 
@@ -50,6 +49,7 @@ UNITS: Mapping[str, float] = {
 """Operators by name, and the units that ABACUS writes them in, in eV or Angstrom."""
 
 _LABELS = {"overlap": "S", "h0": "H", "hamiltonian": "H", "kinetic": "T"}  # others: r
+_SPIN_TOLERANCE = 1e-8  # of S and r, from spins up and down: more than the digits printed
 _SPINLESS = ("overlap", "position x", "position y", "position z")
 
 
@@ -172,7 +172,7 @@ def _elements(name: str, record: CSRMatrix, basis: Basis, symbols: Sequence[str]
 
 def _real(record: CSRMatrix, value: ndarray) -> ndarray:
     imaginary = np.abs(value.imag).max(initial=0)
-    if imaginary > 1e-8:
+    if imaginary > _SPIN_TOLERANCE:
         raise MatrixFileError(
             f"{record.path}: an overlap or position matrix is real, but this one has imaginary "
             f"parts up to {imaginary:.3g}"
@@ -185,7 +185,7 @@ def _without_spin(record: CSRMatrix) -> tuple[ndarray, ndarray, ndarray]:
     row, column = record.row(), record.column
     mixed = (row ^ column) & 1 == 1
     largest = np.abs(record.value[mixed]).max(initial=0)
-    if largest > 1e-8:
+    if largest > _SPIN_TOLERANCE:
         raise MatrixFileError(
             f"{record.path}: an overlap or position matrix is diagonal in spin, but this one has "
             f"elements up to {largest:.3g} between up and down"
@@ -206,7 +206,7 @@ def _without_spin(record: CSRMatrix) -> tuple[ndarray, ndarray, ndarray]:
         value_down[place[len(up) :]] = record.value[down]
         row, column = np.divmod(both, record.dimension // 2)
     difference = np.abs(value_up - value_down)
-    if (difference > 1e-8 * (1 + np.abs(value_up))).any():
+    if (difference > _SPIN_TOLERANCE * (1 + np.abs(value_up))).any():
         raise MatrixFileError(
             f"{record.path}: an overlap or position matrix is the same for up and down, but this "
             f"one differs by {difference.max():.3g}"
@@ -358,9 +358,13 @@ def csr_matrices(
     Raises
     ------
     ValueError
-        For an unknown name, or orbitals in another convention than ABACUS's.
+        For an unknown name, orbitals in another convention than ABACUS's, or collinear beside
+        spinor matrices.
     """
-    spinor = any(matrix.spin == "spinor" for matrix in named.values())
+    spins = {matrix.spin for matrix in named.values()}
+    if {"collinear", "spinor"} <= spins:
+        raise ValueError("collinear and spinor matrices cannot be written for one structure")
+    spinor = "spinor" in spins
     listed = {}
     for name, matrix in named.items():
         if name not in UNITS:
@@ -472,7 +476,7 @@ def write_csr(
     elif labelled:
         raise ValueError(f"{labelled[0].path}: text files name the operator, but it is not known")
     elif layout == "legacy text":
-        content = legacy_text(records, digits).encode()
+        content = legacy_text(records, digits)
     else:
         if atoms is None or any(record.operator == "r" for record in records):
             raise ValueError(
@@ -480,8 +484,8 @@ def write_csr(
                 "r(R), which ABACUS writes as 'legacy text'"
             )
         cell = _cell_lines(atoms, species or atoms.get_chemical_symbols())
-        content = new_text(records, digits, spin_directions, cell).encode()
-    _write_atomically(Path(path), content)
+        content = new_text(records, digits, spin_directions, cell)
+    write_atomically(path, content)
 
 
 def _cell_lines(atoms: Atoms, species: Sequence[str]) -> str:
@@ -497,17 +501,3 @@ def _cell_lines(atoms: Atoms, species: Sequence[str]) -> str:
     scaled = atoms.get_scaled_positions(wrap=False)
     rows += [" " + " ".join(f"{x:.15g}" for x in position) for position in scaled]
     return "\n".join(rows) + "\n"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -102,6 +102,14 @@ class CSRMatrix:
             n = int(np.argmax(bad))
             raise MatrixFileError(f"{self.place(n)}: the value {self.value[n]} is not a number")
 
+    def __repr__(self):
+        kind = "complex" if np.iscomplexobj(self.value) else "real"
+        return (
+            f"CSRMatrix({self.operator or 'operator unknown'}, {kind}, step {self.step}, dimension "
+            f"{self.dimension}, {len(self.R)} R, {len(self.value)} elements, {self.layout} of "
+            f"{self.path})"
+        )
+
     def _set(self, name: str, array: ndarray) -> None:
         if array.flags.writeable:
             array = array.view()

@@ -55,6 +55,7 @@ _COUNT = re.compile(rb"[ \t]*(\d{1,9}) # number of Bravais lattice vector R[ \t]
 _FOLDED = re.compile(rb"[ \t]*# *representation: *gamma-only folded.*", re.IGNORECASE)
 _COMPONENT = re.compile("r_?[xyz]")
 _BOX = re.compile(rb"[ \t]*#-+#[ \t]*")
+_BLANK_LINE = re.compile(rb"\n[ \t]*\n")
 _COLUMNS = re.compile(rb"# CSR column[ _]ind(?:ices|ex)[ \t]*\n")
 _POINTERS = re.compile(rb"# CSR row[ _](?:pointers?|indptr)[ \t]*\n")
 
@@ -299,8 +300,8 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
             start = found.end()
         text.at = start
         if nnz:
-            stop = data.find(b"\n\n", start)
-            stop = len(data) if stop < 0 else stop
+            blank = _BLANK_LINE.search(data, start)
+            stop = blank.start() if blank else len(data)
             text.at = stop + 1
             spans.values.append(arrays[0])
             spans.columns.append(arrays[1])

@@ -454,6 +454,7 @@ def test_legacy_text_in_its_variants(tmp_path, change):
         pytest.param(lambda t: t.rstrip("\n") + "\n", id="no blank line at the end"),
         pytest.param(lambda t: t.replace(" 3 # number of B", " 5 # number of B"), id="R left out"),
         pytest.param(lambda t: t.replace(" 0 0 0 2", " 0 0 0\t2"), id="other blanks"),
+        pytest.param(lambda t: t.replace("\n\n", "\n \t\n"), id="blanks on blank lines"),
         pytest.param(
             lambda t: (
                 "Matrix Dimension of H(R): 2\nMatrix number of H(R): 3\n" + t[t.index(" #---") :]
@@ -821,6 +822,9 @@ def test_other_conventions_and_unknown_names_are_refused(golden, tmp_path):
         csr_matrices({"overlap": data.overlap.in_convention("deeph")})
     with pytest.raises(ValueError, match="unknown operator 'S'"):
         csr_matrices({"S": data.overlap})
+    collinear = data.hamiltonian.with_spin("collinear")
+    with pytest.raises(ValueError, match="collinear and spinor matrices cannot be written"):
+        csr_matrices({"h0": collinear, "hamiltonian": data.hamiltonian.with_spin("spinor")})
 
 
 def without_block(record, n):
