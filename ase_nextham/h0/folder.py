@@ -421,6 +421,13 @@ def _joined(parts: Sequence[_Part]) -> LCAOData:
                 _check_same_overlap(origin[name], part)
     if "overlap" not in records:
         raise ValueError(_no_overlap(parts))
+    spins = {origin[name].run.nspin for name in ("h0", "hamiltonian") if name in origin}
+    if len(spins) > 1:
+        a, b = origin["h0"].run, origin["hamiltonian"].run
+        raise ValueError(
+            f"H(0) in {a.folder} has nspin {a.nspin}, the Hamiltonian in {b.folder} {b.nspin}; "
+            "give runs of the same kind"
+        )
     basis = first.basis
     matrices = lcao_matrices(records, basis, first.symbols)
     chosen = origin.get("hamiltonian") or origin.get("h0") or first

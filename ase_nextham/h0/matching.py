@@ -52,7 +52,8 @@ def match(stored: Atoms, wanted: Atoms) -> tuple[ndarray, ndarray]:
     """
     if sorted(stored.numbers) != sorted(wanted.numbers):
         raise NoMatch(
-            f"the atoms are {stored.get_chemical_formula()}, not {wanted.get_chemical_formula()}",
+            f"the atoms are {stored.get_chemical_formula('metal')}, not "
+            f"{wanted.get_chemical_formula('metal')}",
             np.inf,
         )
     if wanted.cell.rank < 3:

@@ -33,6 +33,8 @@ SIDECAR = "nextham.json"
 SIDECAR_FORMAT = "ase_nextham ABACUS folder"
 SIDECAR_VERSION = 1
 
+_SIDECAR_KEYS = ("order", "shifts", "species", "basis", "nelectrons", "fermi_level", "source")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -81,6 +83,9 @@ def find_runs(path: str | os.PathLike) -> list[Run]:
             f"{path}: a file; matrices need the structure and the orbitals, so give the folder of "
             "the ABACUS run, which holds INPUT, STRU and OUT.<suffix>"
         )
+    # an output folder may hold a copy of INPUT, but no file STRU
+    if (path / "INPUT").is_file() and (path / "STRU").is_file():
+        return [_run_of(path)]
     place = path.resolve()
     holds_run = any((place.parent / name).is_file() for name in ("INPUT", "STRU"))
     if holds_run and place.name.startswith("OUT."):
@@ -168,6 +173,9 @@ def read_sidecar(run: Run) -> dict:
             raise ValueError(f"format is {content['format']!r}, expected {SIDECAR_FORMAT!r}")
         version = int(content["format_version"])
         digest = content["stru_sha256"]
+        missing = [key for key in _SIDECAR_KEYS if key not in content]
+        if missing:
+            raise ValueError(f"there is no {missing[0]!r}")
     except (KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: damaged ({err!r}); remove it to read ABACUS's files") from err
     if version > SIDECAR_VERSION:
@@ -235,8 +243,8 @@ def _regrouped(first: Structure, atoms: Atoms) -> Structure:
     symbols = first.atoms.get_chemical_symbols()
     if sorted(symbols) != sorted(atoms.get_chemical_symbols()):
         raise ValueError(
-            f"atoms are {atoms.get_chemical_formula()}, but STRU has "
-            f"{first.atoms.get_chemical_formula()}"
+            f"atoms are {atoms.get_chemical_formula('metal')}, but STRU has "
+            f"{first.atoms.get_chemical_formula('metal')}"
         )
     order = np.empty(len(atoms), int)
     for symbol in set(symbols):

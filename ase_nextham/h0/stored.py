@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 
 from ase_nextham import hdf5
@@ -29,6 +30,7 @@ class _Entry:
     atoms: Atoms
     operators: frozenset[str]
     paths: tuple[Path, ...]
+    nspin: int | None = None
 
 
 class StoredH0:
@@ -95,9 +97,9 @@ class StoredH0:
         if not matching:
             _, nearest, reason = min(others, key=lambda other: other[0])
             raise ValueError(
-                f"{self.path} does not hold {atoms.get_chemical_formula()} with these positions; "
-                f"nearest of {len(others)} is {nearest.name} "
-                f"({nearest.atoms.get_chemical_formula()}): {reason}{self._not_read()}"
+                f"{self.path} does not hold {atoms.get_chemical_formula('metal')} with these "
+                f"positions; nearest of {len(others)} is {nearest.name} "
+                f"({nearest.atoms.get_chemical_formula('metal')}): {reason}{self._not_read()}"
             )
         return as_atoms(self._read(usable[0]), atoms)
 
@@ -159,9 +161,8 @@ def _is_run(path: Path) -> bool:
 def _entry(run: Run, path: Path) -> _Entry:
     operators = {file.operator for file in matrix_files(run.output, run.folder)}
     named = {"H": operator_of(run), "S": "overlap", "r": "position"}
-    return _Entry(
-        str(path), read_structure(run).atoms, frozenset(named[o] for o in operators), (path,)
-    )
+    held = frozenset(named[operator] for operator in operators)
+    return _Entry(str(path), read_structure(run).atoms, held, (path,), run.nspin)
 
 
 def _complete(entries: list[_Entry]) -> Iterator[_Entry]:
@@ -172,15 +173,16 @@ def _complete(entries: list[_Entry]) -> Iterator[_Entry]:
         for entry in entries:
             try:
                 order, shifts = match(first.atoms, entry.atoms)
-                same = (order == range(len(order))).all() and not shifts.any()
+                same = (order == np.arange(len(order))).all() and not shifts.any()
             except NoMatch:
                 same = False
             hamiltonians = {"h0", "hamiltonian"} & first.operators & entry.operators
             lacking = {"overlap", "h0"} - first.operators or {"overlap", "h0"} - entry.operators
-            if same and lacking and not hamiltonians:
+            if same and lacking and not hamiltonians and first.nspin == entry.nspin:
                 operators = first.operators | entry.operators
                 paths = first.paths + entry.paths
-                first = _Entry(f"{first.name} + {entry.name}", first.atoms, operators, paths)
+                name = f"{first.name} + {entry.name}"
+                first = _Entry(name, first.atoms, operators, paths, first.nspin)
             else:
                 rest.append(entry)
         entries = rest

@@ -325,6 +325,11 @@ def test_runs_that_do_not_belong_together_are_not_joined(copied_run):
     source.write_text(source.read_text().replace("1.00000000e+00", "9.99000000e-01"))
     with pytest.raises(ValueError, match="the overlaps in .* differ by 0.001"):
         read_folder([scf, step1])
+    spinors = copied_run("v3.8.1/h2o_soc", "spinors")
+    (step1 / "STRU").write_text(text)
+    source.write_text(source.read_text().replace("9.99000000e-01", "1.00000000e+00"))
+    with pytest.raises(ValueError, match=r"has nspin 1, the Hamiltonian in .*spinors 4; give runs"):
+        read_folder([step1, spinors])
     labels = copied_run("v3.8.1/h2o_labels", "labels")
     with pytest.raises(ValueError, match="different atoms"):
         read_folder([scf, labels])
@@ -671,6 +676,14 @@ def test_only_the_overlap_can_be_written(tmp_path):
     assert difference(found.overlap, data.overlap) < 1e-12
 
 
+def test_a_written_folder_may_be_called_as_an_output_folder_and_lie_in_a_run(copied_run):
+    run = copied_run("v3.8.1/h2o")
+    data = random_lcao(3, "GaAs")
+    write_folder(run / "OUT.predicted", replace(data, hamiltonian=None))
+    assert difference(read_folder(run / "OUT.predicted").h0, data.h0) < 1e-11
+    assert read_folder(run).symbols == ("O", "H", "H")
+
+
 def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
     (tmp_path / "x").mkdir()
     data = random_lcao(3, "GaAs")
@@ -701,9 +714,15 @@ def test_a_changed_stru_makes_the_notes_beside_it_void(tmp_path, copied_run):
     assert read_folder(folder).symbols == ("H", "O", "H")
     (folder / "STRU").write_text((folder / "STRU").read_text() + "\n# edited\n")
     assert read_folder(folder).symbols == ("H", "H", "O")
-    (folder / "nextham.json").write_text("{")
-    with pytest.raises(ValueError, match=r"nextham.json: damaged .*; remove it to read"):
-        read_folder(folder)
+    notes = (folder / "nextham.json").read_text()
+    for text, message in (
+        ("{", r"nextham.json: damaged .*; remove it to read"),
+        (notes.replace('"order"', '"orders"'), "there is no 'order'"),
+        (notes.replace('"format_version": 1', '"format_version": 9'), "a newer ase_nextham wrote"),
+    ):
+        (folder / "nextham.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["H2O_soc_zero", "Si2_soc_zero", "MoS2_soc_zero"])
