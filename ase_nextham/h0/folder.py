@@ -373,8 +373,10 @@ def _source(
     files, layouts = {}, {}
     for name, records in named.items():
         several = records if isinstance(records, tuple) else (records,)
-        files[name] = [Path(record.path).name for record in several]
-        layouts[name] = several[0].layout
+        operator = name.split()[0]  # x, y and z of the position are mostly in one file
+        names = [Path(record.path).name for record in several]
+        files[operator] = list(dict.fromkeys(files.get(operator, []) + names))
+        layouts[operator] = several[0].layout
     hidden = ("pseudo_dir", "orbital_dir", "read_file_dir")  # folders of somebody's machine
     source = {
         "code": "ABACUS",

@@ -190,13 +190,15 @@ def test_a_pseudopotential_of_upf_1_is_warned_of(copied_run, tmp_path):
 def test_source_tells_where_the_numbers_come_from(abacus_folders):
     source = read_folder(abacus_folders / "v3.11.0-beta.1" / "h2o").source
     assert source["version"] == "3.11.0-beta.1"
-    assert source["files"]["hamiltonian"] == ["hrs1_nao.csr"]
+    assert source["files"] == {
+        "hamiltonian": ["hrs1_nao.csr"],
+        "overlap": ["srs1_nao.csr"],
+        "position": ["rr.csr"],
+    }
     assert source["layouts"] == {
         "hamiltonian": "new text",
         "overlap": "new text",
-        "position x": "legacy text",
-        "position y": "legacy text",
-        "position z": "legacy text",
+        "position": "legacy text",
     }
     assert source["units"] == {"Ry": 13.605698, "Bohr": 0.529177}
     assert source["input"]["ecutwfc"] == "30"
