@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from numpy import ndarray
+from scipy.sparse import coo_array
 
 from ase_nextham.basis import Basis
 from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
@@ -376,56 +377,67 @@ def csr_matrices(
             )
         channels = matrix.data if matrix.spin == "collinear" else matrix.data[None]
         listed[name] = [_listed(name, matrix, data, spinor) for data in channels]
-    R = np.unique(np.concatenate([R for several in listed.values() for R, *_ in several]), axis=0)
+    R = np.unique(
+        np.concatenate([one.used_R() for several in listed.values() for one in several]), axis=0
+    )
     result = {}
     for name, several in listed.items():
-        records = [_record(name, R, s, e) for s, e in enumerate(several)]
+        records = [_record(name, R, channel, one) for channel, one in enumerate(several)]
         result[name] = tuple(records) if len(records) == 2 else records[0]
     return result
 
 
-def _listed(
-    name: str, matrix: LCAOMatrix, data: ndarray, spinor: bool
-) -> tuple[ndarray, ndarray, ndarray, ndarray, int]:
-    """R, row, column and value of every element that is not dropped, and the dimension."""
+@dataclass(frozen=True)
+class _Listed:
+    """The elements of a matrix that are not dropped."""
+
+    R: ndarray  # of each pair of atoms
+    pair: ndarray
+    row: ndarray  # in the matrix of one R
+    column: ndarray
+    value: ndarray
+    dimension: int
+
+    def used_R(self) -> ndarray:
+        """Lattice vectors of the pairs that have elements."""
+        return self.R[np.bincount(self.pair, minlength=len(self.R)) > 0]
+
+
+def _listed(name: str, matrix: LCAOMatrix, data: ndarray, spinor: bool) -> _Listed:
     pairs, first = matrix.pairs, matrix.first_orbital
     data = data / UNITS[name]
     element = np.flatnonzero(np.abs(data) > DROPPED)
-    p = np.searchsorted(matrix.offsets, element, side="right") - 1
-    mu, nu = np.divmod(element - matrix.offsets[p], matrix.norbitals[pairs.j[p]])
-    R, row, column = pairs.R[p], first[pairs.i[p]] + mu, first[pairs.j[p]] + nu
+    pair = np.searchsorted(matrix.offsets, element, side="right") - 1
+    mu, nu = np.divmod(element - matrix.offsets[pair], matrix.norbitals[pairs.j[pair]])
+    row, column = first[pairs.i[pair]] + mu, first[pairs.j[pair]] + nu
     value, dimension = data[element], matrix.dimension
     if spinor and matrix.spin != "spinor":
-        R, value = np.concatenate([R, R]), np.concatenate([value, value])
+        pair, value = np.tile(pair, 2), np.tile(value, 2)
         row = np.concatenate([2 * row, 2 * row + 1])
         column = np.concatenate([2 * column, 2 * column + 1])
         dimension *= 2
         if not name.startswith("position"):
             value = value.astype(complex)
-    return R, row, column, value, dimension
+    return _Listed(pairs.R, pair, row, column, value, dimension)
 
 
-def _record(
-    name: str,
-    all_R: ndarray,
-    channel: int,
-    listed: tuple[ndarray, ndarray, ndarray, ndarray, int],
-) -> CSRMatrix:
-    R, row, column, value, dimension = listed
-    row = np.searchsorted(_code(all_R), _code(R)) * dimension + row
-    order = np.lexsort((column, row))
-    indptr = np.zeros(len(all_R) * dimension + 1, np.int64)
-    np.cumsum(np.bincount(row, minlength=len(all_R) * dimension), out=indptr[1:])
+def _record(name: str, R: ndarray, channel: int, listed: _Listed) -> CSRMatrix:
+    dimension = listed.dimension
+    place = np.searchsorted(_code(R), _code(listed.R))
+    row = place[listed.pair] * dimension + listed.row
+    shape = (len(R) * dimension, dimension)
+    stacked = coo_array((listed.value, (row, listed.column)), shape=shape).tocsr()
+    stacked.sort_indices()
     return CSRMatrix(
         path=name,
         layout="memory",
         operator=_LABELS.get(name, "r"),
         step=0,
         dimension=dimension,
-        R=all_R,
-        indptr=indptr,
-        column=column[order],
-        value=value[order],
+        R=R,
+        indptr=stacked.indptr,
+        column=stacked.indices,
+        value=stacked.data,
         spin_index=channel,
         component="xyz".index(name[-1]) if name.startswith("position") else None,
     )
