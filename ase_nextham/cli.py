@@ -75,7 +75,7 @@ def _bands(options) -> None:
     from ase_nextham import bands, plot
     from ase_nextham.converters import read
 
-    data = read(_one_or_several(options.data), format=options.from_)
+    data = read(_one_or_several(options.data), format=options.from_, **_reading(options))
     nelectrons = _nelectrons(data)
     path = data.atoms.cell.bandpath(options.path, npoints=options.npoints, pbc=data.atoms.pbc)
     named = _hamiltonians(data, options.hamiltonian)
@@ -107,7 +107,7 @@ def _optics(options) -> None:
     from ase_nextham import optics, plot
     from ase_nextham.converters import read
 
-    data = read(_one_or_several(options.data), format=options.from_)
+    data = read(_one_or_several(options.data), format=options.from_, **_reading(options))
     start, stop, number = options.omega
     omega = np.linspace(start, stop, round(number))
     named = _hamiltonians(data, options.hamiltonian)
@@ -144,7 +144,12 @@ def _convert(options) -> None:
     if not sources:
         raise ValueError("convert needs a source and a target: nextham convert SRC [SRC ...] DST")
     data = convert(
-        _one_or_several(sources), target, source_format=options.from_, target_format=options.to
+        _one_or_several(sources),
+        target,
+        source_format=options.from_,
+        target_format=options.to,
+        read_options=_reading(options),
+        write_options={} if options.layout is None else {"layout": options.layout},
     )
     print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula('metal')}")
 
@@ -182,6 +187,10 @@ def _structure(path: str) -> Atoms:
 
 def _one_or_several(paths: Sequence[str]) -> str | list[str]:
     return paths[0] if len(paths) == 1 else list(paths)
+
+
+def _reading(options) -> dict:
+    return {} if options.step is None else {"step": options.step}
 
 
 def _nelectrons(data: LCAOData) -> float:
@@ -315,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
         command.add_argument("data", nargs="+", help="native file or folder(s) of one structure")
-        command.add_argument("--from", dest="from_", help="its format (else recognised)")
+        _add_source_arguments(command)
         command.add_argument("--hamiltonian", choices=["h0", "hamiltonian", "all"], default="all")
         command.add_argument(
             "--kpts", nargs=3, type=int, metavar="N", default=(8, 8, 8), help="k mesh (8 8 8)"
@@ -341,13 +350,23 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="from one format to another")
     convert.set_defaults(run=_convert)
     convert.add_argument("paths", nargs="+", metavar="PATH", help="source(s), then the target")
-    convert.add_argument("--from", dest="from_", help="format of the source")
+    _add_source_arguments(convert)
     convert.add_argument("--to", help="format of the target (else guessed from its name)")
+    convert.add_argument(
+        "--layout",
+        choices=["legacy text", "new text", "binary"],
+        help="of matrices in an ABACUS folder (legacy text, for PYATB and ABACUS up to 3.10)",
+    )
 
     info = commands.add_parser("info", help="what a file or folder holds")
     info.set_defaults(run=_info)
     info.add_argument("paths", nargs="+", metavar="PATH")
     return parser
+
+
+def _add_source_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--from", dest="from_", help="format of the source (else recognised)")
+    command.add_argument("--step", type=int, help="ionic step of an ABACUS run, counted from 0")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,18 @@ def convert(
     target: str | os.PathLike,
     source_format: str | None = None,
     target_format: str | None = None,
+    *,
+    read_options: Mapping | None = None,
+    write_options: Mapping | None = None,
 ) -> LCAOData:
     """Read in one format, write in another; returns what was read.
+
+    Parameters
+    ----------
+    source, source_format, read_options
+        As the arguments of :func:`read`.
+    target, target_format, write_options
+        As the arguments of :func:`write`.
 
     Raises
     ------
@@ -98,8 +108,8 @@ def convert(
     """
     if target_format is not None:
         _module(target_format)
-    data = read(source, source_format)
-    write(target, data, target_format)
+    data = read(source, source_format, **(read_options or {}))
+    write(target, data, target_format, **(write_options or {}))
     return data
 
 

@@ -55,6 +55,19 @@ def test_convert_there_and_back(gaas, tmp_path):
     assert error < 1e-5  # eV: nine digits of semicore levels of some 100 eV
 
 
+def test_convert_writes_the_layout_asked_for(gaas, capsys, tmp_path):
+    assert main(["convert", gaas, "folder", "--to", "abacus", "--layout", "new text"]) == 0
+    (matrix,) = (tmp_path / "folder" / "scf").rglob("hrs1_nao.csr")
+    assert main(["info", str(matrix)]) == 0
+    assert "step 0: H; new text; complex, dimension 76" in capsys.readouterr().out
+
+
+def test_a_step_that_is_not_there_is_refused(gaas, capsys):
+    main(["convert", gaas, "folder", "--to", "abacus"])
+    assert main(["bands", "folder", "--step", "3"]) == 1
+    assert "holds the ionic steps 0, but not 3" in capsys.readouterr().err
+
+
 def test_info_tells_what_a_matrix_file_holds(gaas, capsys, tmp_path):
     main(["convert", gaas, "folder", "--to", "abacus"])
     capsys.readouterr()
