@@ -7,11 +7,9 @@ is 1.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from ase.calculators.calculator import (
 
 from ase_nextham import __version__
 from ase_nextham.data import LCAOData
+from ase_nextham.files import replacing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +96,8 @@ def _bands(options) -> None:
         )
         curves.append((structure, label))
     if options.output:
-        _write_text(options.output, lambda name: curves[-1][0].write(name))
+        with replacing(options.output) as temporary:
+            curves[-1][0].write(temporary)
         print(f"{options.output}: bands of {curves[-1][1]}; see `ase band-structure`")
     if options.plot:
         _save(plot.plot_bands(curves), options.plot)
@@ -128,10 +128,8 @@ def _optics(options) -> None:
         columns = [part for row in sigma for s in row for part in (s.real, s.imag)]
         header = f"optical conductivity of {label} in S/m\nomega_eV," + ",".join(names)
         table = np.column_stack([omega, *columns])
-        _write_text(
-            options.output,
-            lambda name: np.savetxt(name, table, fmt="%.8e", delimiter=",", header=header),
-        )
+        with replacing(options.output) as temporary:
+            np.savetxt(temporary, table, fmt="%.8e", delimiter=",", header=header)
         print(f"{options.output}: {len(omega)} energies")
     if options.plot:
         _save(plot.plot_optical_conductivity(omega, curves), options.plot)
@@ -161,7 +159,9 @@ def _info(options) -> None:
         if Path(path).is_file() and guess_format(path) != "native":
             print(_describe_matrices(path))
         else:
-            print(f"{path}: {guess_format(path)} format\n{_describe(read(path))}")
+            name = guess_format(path) if options.from_ is None else options.from_
+            data = read(path, format=name, **_reading(options))
+            print(f"{path}: {name} format\n{_describe(data)}")
 
 
 # --- what they share -----------------------------------------------------------------------------
@@ -190,7 +190,8 @@ def _one_or_several(paths: Sequence[str]) -> str | list[str]:
 
 
 def _reading(options) -> dict:
-    return {} if options.step is None else {"step": options.step}
+    given = {name: getattr(options, name) for name in ("step", "pseudo_dir", "orbital_dir")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _nelectrons(data: LCAOData) -> float:
@@ -259,8 +260,20 @@ def _describe(data: LCAOData) -> str:
     if data.position is not None:
         checks.append(f"r obeys its translation identity to {data.position_error():.1g} Angstrom")
     lines += [("check", text) for text in checks]
-    lines += [(f"source: {name}", str(value)) for name, value in data.source.items()]
+    lines += [("source", text) for text in _describe_source(data.source)]
     return "\n".join(f"  {name:<12} {text}" for name, text in lines)
+
+
+def _describe_source(source: Mapping, name: str = "") -> list[str]:
+    """Provenance, a line for every entry that is not a mapping of mappings."""
+    lines, plain = [], []
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            lines += _describe_source(value, f"{name}{key}: ")
+        else:
+            words = ", ".join(map(str, value)) if isinstance(value, list) else value
+            plain.append(f"{key} {words}")
+    return ([name + "; ".join(plain)] if plain else []) + lines
 
 
 def _describe_matrices(path: str) -> str:
@@ -281,19 +294,9 @@ def _describe_matrices(path: str) -> str:
     return "\n".join([f"{path}: ABACUS matrix file", *lines])
 
 
-def _write_text(target: str, write) -> None:
-    """Let ``write(name)`` write to a temporary name, and rename it when it is complete."""
-    target = Path(target)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: the folder {target.parent} does not exist")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nextham-") as folder:
-        temporary = Path(folder) / target.name
-        write(str(temporary))
-        os.replace(temporary, target)
-
-
 def _save(figure, target: str) -> None:
-    _write_text(target, lambda name: figure.savefig(name, dpi=200))
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=200)
     print(f"{target}: picture")
 
 
@@ -312,8 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
     predict.add_argument("structure", help="POSCAR, STRU, cif ...: anything that ASE reads")
     predict.add_argument("--h0", default="auto", help="abacus, or a path to stored H(0)")
-    predict.add_argument("--pseudo-dir", help="folder of pseudopotentials")
-    predict.add_argument("--orbital-dir", help="folder of orbitals")
+    _add_species_arguments(predict)
     predict.add_argument("-o", "--output", required=True, help="file or folder to write")
     predict.add_argument("--to", help="its format (else guessed from the name)")
 
@@ -361,12 +363,19 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a file or folder holds")
     info.set_defaults(run=_info)
     info.add_argument("paths", nargs="+", metavar="PATH")
+    _add_source_arguments(info)
     return parser
 
 
 def _add_source_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--from", dest="from_", help="format of the source (else recognised)")
     command.add_argument("--step", type=int, help="ionic step of an ABACUS run, counted from 0")
+    _add_species_arguments(command)
+
+
+def _add_species_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pseudo-dir", help="folder of pseudopotentials")
+    command.add_argument("--orbital-dir", help="folder of numerical orbitals")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from numpy import ndarray
 from ase_nextham import __version__
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
+from ase_nextham.files import replacing
 from ase_nextham.matrix import SPINS, AtomPairs, LCAOMatrix, ranges
 
 FORMAT = "ase_nextham LCAOData"
@@ -51,21 +51,8 @@ def write(path: str | os.PathLike, data: LCAOData) -> None:
     OSError
         If the folder does not exist or cannot be written to.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        with h5py.File(temporary, "w") as file:
-            _write(file, data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _write(file, data)
 
 
 def _write(file: h5py.File, data: LCAOData) -> None:

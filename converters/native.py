@@ -21,11 +21,18 @@ def recognises(path: Path) -> bool:
         return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
-def read(path: str | os.PathLike) -> LCAOData:
-    """See :func:`ase_nextham.hdf5.read`."""
+def read(path: str | os.PathLike, **options) -> LCAOData:
+    """See :func:`ase_nextham.hdf5.read`; there are no options."""
+    _refuse(path, options)
     return hdf5.read(path)
 
 
-def write(path: str | os.PathLike, data: LCAOData) -> None:
-    """See :func:`ase_nextham.hdf5.write`."""
+def write(path: str | os.PathLike, data: LCAOData, **options) -> None:
+    """See :func:`ase_nextham.hdf5.write`; there are no options."""
+    _refuse(path, options)
     hdf5.write(path, data)
+
+
+def _refuse(path: str | os.PathLike, options: dict) -> None:
+    if options:
+        raise ValueError(f"{path}: {', '.join(options)} means nothing for a native file")

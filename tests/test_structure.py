@@ -13,6 +13,7 @@ import pytest
 
 FLOORS = {
     "units": 0,
+    "files": 0,
     "basis": 1,
     "matrix": 1,
     "data": 1,

@@ -30,10 +30,10 @@ from ase.units import Bohr
 from numpy import ndarray
 
 from ase_nextham.data import LCAOData
+from ase_nextham.files import read_text, write_atomically
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.inputfile import read_input
 from ase_nextham.h0.orb import read_orb
-from ase_nextham.h0.textfile import read_text, write_atomically
 from ase_nextham.h0.upf import Pseudopotential, read_upf
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.units import BOHR

@@ -20,10 +20,10 @@ from numpy import ndarray
 from scipy.sparse import coo_array
 
 from ase_nextham.basis import Basis
+from ase_nextham.files import write_atomically
 from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
 from ase_nextham.h0.csr_matrix import DROPPED, MAX_R, NEGLIGIBLE, CSRMatrix, MatrixFileError
 from ase_nextham.h0.csr_text import legacy_text, looks_like_text, new_text, read_text
-from ase_nextham.h0.textfile import write_atomically
 from ase_nextham.matrix import AtomPairs, LCAOMatrix, formula
 from ase_nextham.units import BOHR, RYDBERG
 

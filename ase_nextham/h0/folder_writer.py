@@ -20,11 +20,11 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from ase_nextham.data import LCAOData
+from ase_nextham.files import write_atomically
 from ase_nextham.h0 import inputfile
 from ase_nextham.h0.csr import csr_matrices, write_csr
 from ase_nextham.h0.run import SIDECAR, SIDECAR_FORMAT, SIDECAR_VERSION, stru_digest
 from ase_nextham.h0.stru import Species, Structure, chemical_symbol, wrapped, write_stru
-from ase_nextham.h0.textfile import write_atomically
 
 LAYOUTS = ("legacy text", "new text", "binary")
 """What :func:`write_folder` can write, as in :func:`ase_nextham.h0.csr.write_csr`."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ase_nextham.h0.textfile import read_text, write_atomically
+from ase_nextham.files import read_text, write_atomically
 
 HEADING = "INPUT_PARAMETERS"
 

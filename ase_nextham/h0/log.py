@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ase_nextham.h0.textfile import read_text
+from ase_nextham.files import read_text
 
 # one expression, one pass: logs can be long, and what counts is which line comes last
 _LINES = re.compile(

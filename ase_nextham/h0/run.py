@@ -19,12 +19,12 @@ from ase import Atoms
 from ase.config import cfg
 
 from ase_nextham.basis import Basis
+from ase_nextham.files import read_text
 from ase_nextham.h0 import inputfile
 from ase_nextham.h0.filenames import matrix_files
 from ase_nextham.h0.log import RunningLog, read_log
 from ase_nextham.h0.orb import read_orb
 from ase_nextham.h0.stru import Structure, read_stru, wrapped
-from ase_nextham.h0.textfile import read_text
 from ase_nextham.h0.upf import read_upf
 
 SIDECAR = "nextham.json"

@@ -18,7 +18,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from numpy import ndarray
 
-from ase_nextham.h0.textfile import read_text, write_atomically
+from ase_nextham.files import read_text, write_atomically
 from ase_nextham.units import BOHR
 
 SECTIONS = (
