@@ -139,7 +139,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         width = self.parameters.width
         electrons = bands.spin_degeneracy(data.h0.spin)
         eps_skn = bands.eigenvalues(data.h0, data.overlap, mesh.kpts)
-        level = bands.fermi_level(eps_skn, electrons * mesh.weights, _nelectrons(data), width=width)
+        level = bands.fermi_level(
+            eps_skn, electrons * mesh.weights, data.electron_count(), width=width
+        )
         self.results = {
             "eigenvalues": eps_skn,
             "fermi_level": level,
@@ -218,7 +220,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         atoms = self._structure(atoms)
         eps_skn = self.get_property("eigenvalues", atoms)
         data = self.get_data(atoms)
-        return bands.band_gap(eps_skn, _nelectrons(data), data.h0.spin)
+        return bands.band_gap(eps_skn, data.electron_count(), data.h0.spin)
 
     def get_optical_conductivity(
         self,
@@ -292,12 +294,3 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         if self.directory != ".":
             options["directory"] = self.directory
         return h0.from_name(self.parameters.h0, position=position, **options)
-
-
-def _nelectrons(data: LCAOData) -> float:
-    if data.nelectrons is None:
-        raise CalculatorSetupError(
-            "the number of valence electrons is not known, because the pseudopotentials were not "
-            "found; without it there is no Fermi level"
-        )
-    return data.nelectrons

@@ -75,7 +75,7 @@ def _bands(options) -> None:
     from ase_nextham.converters import read
 
     data = read(_one_or_several(options.data), format=options.from_, **_reading(options))
-    nelectrons = _nelectrons(data)
+    nelectrons = data.electron_count()
     path = data.atoms.cell.bandpath(options.path, npoints=options.npoints, pbc=data.atoms.pbc)
     named = _hamiltonians(data, options.hamiltonian)
     curves = []
@@ -192,15 +192,6 @@ def _one_or_several(paths: Sequence[str]) -> str | list[str]:
 def _reading(options) -> dict:
     given = {name: getattr(options, name) for name in ("step", "pseudo_dir", "orbital_dir")}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _nelectrons(data: LCAOData) -> float:
-    if data.nelectrons is None:
-        raise ValueError(
-            "the number of valence electrons is not known, because the pseudopotentials were not "
-            "found; put them where INPUT's pseudo_dir says and convert again"
-        )
-    return data.nelectrons
 
 
 def _hamiltonians(data: LCAOData, which: str) -> dict:

@@ -130,6 +130,22 @@ class LCAOData:
             raise ValueError(f"{self!r} holds no Hamiltonian, only the overlap")
         return matrix
 
+    def electron_count(self) -> float:
+        """Valence electrons in the cell.
+
+        Raises
+        ------
+        ValueError
+            If they are not known, because no pseudopotentials were found.
+        """
+        if self.nelectrons is None:
+            raise ValueError(
+                f"the number of valence electrons of {self!r} is not known, because its "
+                "pseudopotentials were not found, and without it there is no Fermi level; read the "
+                "source again with pseudo_dir, or pass nelectrons"
+            )
+        return self.nelectrons
+
     def position_error(self) -> float:
         """max |r(R) - r(-R)^T - (R @ cell) S(R)| in Angstrom; zero for an exact r and S."""
         if self.position is None:
@@ -239,47 +255,3 @@ class LCAOData:
 
 def _rebuilt(values: Mapping) -> LCAOData:
     return LCAOData(**values)
-
-
-def merged(first: LCAOData, *others: LCAOData) -> LCAOData:
-    """Operators of the same structure that come from several sources, in one.
-
-    The first source that has an operator, an electron number or a Fermi level gives it.
-
-    Raises
-    ------
-    ValueError
-        If cells, species or positions differ by more than 1e-4 Angstrom, or overlaps by more
-        than 1e-6.
-    """
-    result = first
-    for other in others:
-        _check_same_structure(result, other)
-        difference = np.abs((result.overlap - other.overlap).data).max(initial=0)
-        if difference > 1e-6:
-            raise ValueError(
-                f"the overlaps of the two sources differ by {difference:.2g}: "
-                "they were not computed with the same orbitals or structure"
-            )
-        missing = {
-            name: getattr(other, name)
-            for name in ("h0", "hamiltonian", "position", "nelectrons", "fermi_level")
-            if getattr(result, name) is None
-        }
-        result = replace(result, **missing, source={**other.source, **result.source})
-    return result
-
-
-def _check_same_structure(a: LCAOData, b: LCAOData) -> None:
-    if a.symbols != b.symbols:
-        raise ValueError(
-            f"the sources hold different atoms, or in another order: {formula(a.symbols)} and "
-            f"{formula(b.symbols)}"
-        )
-    cell = np.abs(a.atoms.cell.array - b.atoms.cell.array).max()
-    positions = np.abs(a.atoms.positions - b.atoms.positions).max(initial=0)
-    if max(cell, positions) > 1e-4:
-        raise ValueError(
-            f"the sources hold different structures: cells differ by {cell:.2g}, positions by "
-            f"{positions:.2g} Angstrom"
-        )

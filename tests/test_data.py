@@ -5,7 +5,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ase_nextham import AtomPairs
-from ase_nextham.data import merged
 from ase_nextham.testing import check_backend, random_lcao
 
 SPINS = ["unpolarised", "collinear", "spinor"]
@@ -71,29 +70,6 @@ def test_all_operators_share_the_union_of_pairs():
     assert small.overlap.pairs.same_as(data.pairs)
 
 
-def test_sources_of_one_structure_merge():
-    data = random_lcao(6)
-    first = replace(data, hamiltonian=None, position=None, source={"a": 1})
-    second = replace(data, h0=None, source={"b": 2})
-    both = merged(first, second)
-    assert both.h0 is not None
-    assert both.hamiltonian is not None
-    assert both.position is not None
-    assert dict(both.source) == {"a": 1, "b": 2}
-
-
-def test_sources_of_different_structures_do_not_merge():
-    data = random_lcao(6)
-    atoms = data.atoms.copy()
-    atoms.positions[1] += 0.01
-    with pytest.raises(ValueError, match="different structures: cells differ by 0, positions"):
-        merged(data, replace(data, atoms=atoms))
-    with pytest.raises(ValueError, match="the overlaps of the two sources differ by"):
-        merged(data, replace(data, overlap=1.1 * data.overlap))
-    with pytest.raises(ValueError, match="different atoms"):
-        merged(data, data.permuted([1, 0]))
-
-
 def test_operators_of_other_atoms_are_refused():
     data = random_lcao(7)
     with pytest.raises(ValueError, match="h0 is for atoms Si2, the overlap for As1 Ga1"):
@@ -112,6 +88,12 @@ def test_wrong_moves_are_refused():
         data.translated(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="three positive integers"):
         data.repeated((2, 0, 1))
+
+
+def test_electrons_that_are_not_known_are_not_guessed():
+    assert random_lcao(7).electron_count() == random_lcao(7).nelectrons
+    with pytest.raises(ValueError, match="number of valence electrons of .* is not known"):
+        replace(random_lcao(7), nelectrons=None).electron_count()
 
 
 def test_a_structure_without_hamiltonian_says_so():

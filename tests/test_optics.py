@@ -510,7 +510,7 @@ def test_an_unknown_number_of_electrons_is_asked_for():
     matrices = {name: replace(getattr(data, name), basis=basis) for name in ("overlap", "h0")}
     position = tuple(replace(m, basis=basis) for m in data.position)
     data = replace(data, hamiltonian=None, nelectrons=None, position=position, **matrices)
-    with pytest.raises(ValueError, match="pass nelectrons="):
+    with pytest.raises(ValueError, match="or pass nelectrons"):
         optical_conductivity(data, OMEGA, (2, 2, 2), "kubo")
 
 

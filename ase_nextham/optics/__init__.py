@@ -182,7 +182,7 @@ def _conductivity(data, omega, kpts, method, hamiltonian, nelectrons, eta, width
     paired = crystal.obeys_time_reversal()
     mesh = kmesh(data.atoms, {"size": size, "gamma": True}, symmetry=False, time_reversal=paired)
     eps = eigenvalues(H, data.overlap, mesh.kpts)
-    electrons = _nelectrons(data, nelectrons)
+    electrons = data.electron_count() if nelectrons is None else float(nelectrons)
     gap = band_gap(eps, electrons, H.spin)
     if gap is None:
         capacity = mesh.weights * spin_degeneracy(H.spin)
@@ -265,13 +265,6 @@ def _check_position(data: LCAOData) -> None:
             "the position operator does not belong to the overlap and cell: r(R) differs from "
             f"r(-R)^T + R S(R) by up to {error:.2g} Angstrom; were both written by one calculation?"
         )
-
-
-def _nelectrons(data: LCAOData, given: float | None) -> float:
-    for value in (given, data.nelectrons, data.basis.nelectrons(data.symbols)):
-        if value is not None:
-            return float(value)
-    raise ValueError("the number of electrons is not known: pass nelectrons=")
 
 
 __all__ = [
