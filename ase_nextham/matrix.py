@@ -358,26 +358,35 @@ class LCAOMatrix:
 
     @cached_property
     def _sparse_pattern(self):
-        """CSR structure of O(k), and for each stored element of a run of (i, j) its place in it."""
+        """CSR structure of O(k), and where the sums over the pairs with the same (i, j) go in it.
+
+        The latter as a list of (pairs, starts, places): ``starts`` says where among ``pairs`` the
+        next (i, j) begins, ``places`` (number of starts, rows, columns) where its elements go.
+        """
         pairs, n, first = self.pairs, self.norbitals, self.first_orbital
-        heads = pairs.groups[:-1][np.diff(pairs.groups) > 0]
+        lengths = np.diff(pairs.groups)
+        heads, lengths = pairs.groups[:-1][lengths > 0], lengths[lengths > 0]
         i, j = pairs.i[heads], pairs.j[heads]
         width = np.zeros(len(self.symbols), np.int64)  # stored columns of each row of an atom
         np.add.at(width, i, n[j])
-        row_length = np.repeat(width, n)
-        indptr = np.concatenate([[0], np.cumsum(row_length)])
+        indptr = np.concatenate([[0], np.cumsum(np.repeat(width, n))])
+        integer = np.int32 if indptr[-1] < 2**31 else np.int64  # half the memory where possible
         before = np.cumsum(n[j]) - n[j]  # stored columns left of the block, all atoms i together
         start_of_atom = np.searchsorted(i, np.arange(len(self.symbols)))
         left = before - before[start_of_atom[i].clip(max=max(len(before) - 1, 0))]
-        places, columns = [], []
-        for a, b, l in zip(i, j, left, strict=True):
-            rows = indptr[first[a] : first[a + 1]] + l
-            places.append((rows[:, None] + np.arange(n[b])).ravel())
-            columns.append(np.tile(np.arange(first[b], first[b + 1]), n[a]))
-        place = np.concatenate(places) if places else np.zeros(0, np.int64)
-        indices = np.empty(len(place), np.int64)
-        indices[place] = np.concatenate(columns) if columns else 0
-        return indptr, indices, place
+        indices = np.empty(indptr[-1], integer)
+        sums = []
+        for rows, columns in np.unique(np.column_stack([n[i], n[j]]), axis=0):
+            alike = np.flatnonzero((n[i] == rows) & (n[j] == columns))
+            # in portions, so that temporary arrays stay small beside the matrix
+            portions = -(-int(lengths[alike].sum() * rows * columns) // 2**22)
+            for some in np.array_split(alike, portions):
+                starts = np.cumsum(lengths[some]) - lengths[some]
+                corner = indptr[first[i[some]][:, None] + np.arange(rows)] + left[some][:, None]
+                places = (corner[:, :, None] + np.arange(columns)).astype(integer)
+                indices[places] = (first[j[some]][:, None] + np.arange(columns))[:, None, :]
+                sums.append((ranges(heads[some], lengths[some]), starts, places))
+        return indptr.astype(integer), indices, sums
 
     def sparse_at_k(self, k) -> csr_array | tuple[csr_array, csr_array]:
         """O(k) at one k-point as a ``scipy.sparse.csr_array``, two of them if collinear.
@@ -392,20 +401,15 @@ class LCAOMatrix:
         phase = np.exp(2j * np.pi * (pairs.R @ k))
         if not np.iscomplexobj(self.data) and np.allclose(2 * k, np.round(2 * k), atol=1e-12):
             phase = np.round(phase.real)
-        indptr, indices, place = self._sparse_pattern
+        indptr, indices, sums = self._sparse_pattern
         channels = self.data if self.spin == "collinear" else self.data[None]
         matrices = []
         for channel in channels:
-            dtype = np.result_type(channel, phase)
-            values = np.empty(len(place), dtype)
-            done = 0
-            for start, stop in zip(pairs.groups[:-1], pairs.groups[1:], strict=True):
-                if start == stop:
-                    continue
-                blocks = channel[offsets[start] : offsets[stop]].reshape(stop - start, -1)
-                size = blocks.shape[1]
-                values[place[done : done + size]] = phase[start:stop] @ blocks
-                done += size
+            values = np.empty(len(indices), np.result_type(channel, phase))
+            for p, starts, places in sums:
+                inside = np.arange(places.shape[1] * places.shape[2])
+                blocks = channel[offsets[p][:, None] + inside] * phase[p, None]
+                values[places] = np.add.reduceat(blocks, starts).reshape(places.shape)
             matrices.append(
                 csr_array((values, indices, indptr), shape=(self.dimension, self.dimension))
             )
