@@ -7,6 +7,7 @@ is 1.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _print_warning
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (
         ValueError,
         TypeError,
@@ -44,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback:
             raise
         print(f"nextham: error: {err}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         return 1
     return 0
 

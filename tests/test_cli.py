@@ -119,3 +119,11 @@ def test_the_command_runs_as_a_module():
         [sys.executable, "-m", "ase_nextham.cli", "--version"], capture_output=True, text=True
     )
     assert run.stdout.startswith("ase_nextham 0.")
+
+
+def test_a_reader_that_stops_reading_gets_no_complaint(gaas):
+    command = [sys.executable, "-m", "ase_nextham.cli", "info", gaas]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
