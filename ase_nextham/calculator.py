@@ -284,13 +284,13 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         return self._data_atoms
 
     def _backend(self, position: bool) -> h0.H0Backend:
-        if self.parameters.h0 not in h0.NAMES:  # a backend that is one already, or stored data
-            return h0.from_name(self.parameters.h0)
         options = {
             name: self.parameters[name]
             for name in ("pseudo_dir", "orbital_dir")
             if self.parameters[name] is not None
         }
-        if self.directory != ".":
-            options["directory"] = self.directory
-        return h0.from_name(self.parameters.h0, position=position, **options)
+        if self.parameters.h0 in h0.NAMES:  # else a path, or a backend that is one already
+            options["position"] = position
+            if self.directory != ".":
+                options["directory"] = self.directory
+        return h0.from_name(self.parameters.h0, **options)

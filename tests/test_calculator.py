@@ -10,7 +10,7 @@ from ase.spectrum.band_structure import BandStructure
 from numpy.testing import assert_allclose
 
 from ase_nextham import LCAOData, NextHAMCalculator, hdf5
-from ase_nextham.converters import read
+from ase_nextham.converters import read, write
 from ase_nextham.testing import random_lcao
 
 DATA = random_lcao(3, "GaAs")
@@ -183,6 +183,16 @@ def test_stored_files_are_a_backend(root, tmp_path):
     assert calc.get_fermi_level(swapped) == pytest.approx(
         calculator(h0=Recorded(data)).get_fermi_level(data.atoms), abs=1e-6
     )
+
+
+def test_stored_folders_take_the_folder_of_orbitals(tmp_path, root):
+    data = hdf5.read(root / "examples" / "data" / "GaAs_soc.h5")
+    write(tmp_path / "runs", data, format="abacus")
+    for sidecar in tmp_path.rglob("nextham.json"):
+        sidecar.unlink()  # as if ABACUS had written the folder, which then needs its orbitals
+    calc = calculator(h0=tmp_path / "runs", orbital_dir=tmp_path, pseudo_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"species Ga is in none of {tmp_path}"):
+        calc.get_hamiltonian(data.atoms)
 
 
 def test_stored_files_of_another_structure_are_refused(root, atoms):
