@@ -109,7 +109,7 @@ class Factorization:
         for level, block in enumerate(self.blocks):
             part = parts[level]
             if level:
-                part = part - self.couplings[level - 1].conj().T @ forward[-1]
+                part = part - _adjoint_times(self.couplings[level - 1], forward[-1])
             forward.append(block.divided(block.forward(part)))
         solution = None
         for level in range(len(self.blocks) - 1, -1, -1):
@@ -120,6 +120,11 @@ class Factorization:
             parts[level] = solution
         x[self.order] = np.concatenate(parts)
         return x
+
+
+def _adjoint_times(a: ndarray, b: ndarray) -> ndarray:
+    """``a^dagger b`` without a conjugated copy of the larger matrix ``a``."""
+    return (b.conj().T @ a).conj().T
 
 
 def factorize(matrix: csr_array, levels: ndarray) -> Factorization:

@@ -5,8 +5,10 @@ with weights. Symmetry operations come from spglib. Only those that map the mesh
 used, and only those that the Hamiltonian has: :func:`kmesh_for` finds out which these are.
 
 A Hamiltonian that a code integrated on a real-space grid has the symmetry of the crystal only as
-far as the grid has it, typically to 1 meV. A reduced mesh then gives the Fermi level and densities
-of states of the full mesh to that accuracy, and a mesh reduced by time reversal alone exactly.
+far as the grid has it. In ABACUS's matrices of Al, Si, MgO, GaAs, Au, MoS2 and graphene, equivalent
+k-points have the same occupied bands to 2e-5 eV and the same highest bands to 4e-4 eV; where atoms
+do not sit on points of the grid, expect up to 1 meV. ``symmetry=False`` reduces by time reversal
+alone, which is exact.
 """
 
 from __future__ import annotations

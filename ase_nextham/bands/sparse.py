@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy import ndarray
 from scipy.sparse import csr_array, eye_array, kron
+from threadpoolctl import threadpool_limits
 
-from ase_nextham.bands.dense import check_belong_together
+from ase_nextham.bands.dense import HERMITIAN_TOLERANCE, check_belong_together
 from ase_nextham.bands.factorization import (
     Factorization,
     SingularMatrixError,
@@ -41,7 +42,7 @@ _NUDGE = 1e-7  # eV, by which sigma moves where the factorisation fails
 _BACKWARD_ERROR = 1e-9  # relative, of one solution; 1e-16 without growth of the elements
 _BLOCK = 8  # vectors that are solved for together
 _STEPS_AFTER_RESTART = 6  # in which a missed band grows from noise above the found ones
-_MOST_STEPS = 400
+_MOST_STEPS = 100  # and as many as bands; some 50 are usual
 _CROWD = 0.05  # eV
 _TAIL = 12.0  # widths: Fermi-Dirac occupations this far from E_F are 0 or 1 within 1e-5
 
@@ -80,7 +81,8 @@ def bands_near(
     -----
     Degenerate bands are found with all their copies: after convergence the iteration goes on
     from random vectors until nothing new appears. :func:`electrons_below` at the ends of the
-    window is an independent proof.
+    window is an independent proof. S is taken to be positive definite, as Lanczos and the counting
+    need it; :func:`~ase_nextham.bands.eigenvalues` of a small cell tells whether it is.
     """
     results = [
         _bands_near(pencil, float(energy), nbands)
@@ -244,7 +246,6 @@ class _Pencil:
 
     def factorized(self, sigma: float) -> tuple[Factorization, float]:
         """The factorisation of H - sigma S, or of one for a sigma close by, and that sigma."""
-        self._check_memory()
         levels = self.levels
         for attempt in range(4):
             if attempt == 3:
@@ -254,6 +255,7 @@ class _Pencil:
                     stacklevel=4,
                 )
                 levels = np.zeros_like(levels)
+            self._check_memory(levels)
             shifted = csr_array(self.h - sigma * self.s)
             try:
                 factorization = factorize(shifted, levels)
@@ -268,9 +270,9 @@ class _Pencil:
             "singular? eigenvalues() tells"
         )
 
-    def _check_memory(self) -> None:
+    def _check_memory(self, levels: ndarray) -> None:
         itemsize = np.result_type(self.h.dtype, self.s.dtype).itemsize
-        needed = factorization_bytes(np.bincount(self.levels), itemsize)
+        needed = factorization_bytes(np.bincount(levels), itemsize)
         needed += 3 * self.h.nnz * (itemsize + self.h.indices.itemsize)  # H - sigma S and copies
         available = available_bytes()
         if needed > available:
@@ -292,6 +294,12 @@ def _pencils(hamiltonian: LCAOMatrix, overlap: LCAOMatrix, k: ndarray) -> Iterat
     if hamiltonian.spin == "spinor":
         s = csr_array(kron(s, eye_array(2), format="csr"))
     for one in h if hamiltonian.spin == "collinear" else (h,):
+        error = abs(one - one.conj().T).max()
+        if not error <= HERMITIAN_TOLERANCE:  # true also for nan
+            raise ValueError(
+                f"the Hamiltonian at k = {k.tolist()} is not Hermitian, or not finite: it differs "
+                f"from its conjugate transpose by {error:.2g}; check where its blocks come from"
+            )
         yield _Pencil(one, s, levels, k)
 
 
@@ -325,11 +333,14 @@ def _bands_near(pencil: _Pencil, energy: float, nbands: int) -> tuple[ndarray, i
 def _counted(pencil: _Pencil, sigma: float, nbands: int) -> tuple[ndarray, int] | None:
     """Bands nearest to sigma and the index of the first one; None if one touches sigma."""
     factorization, sigma = pencil.factorized(sigma)
-    found = _nearest(factorization, pencil, sigma, nbands)
-    if found is None:
-        return None
-    eps, vectors = found
-    _check_residuals(pencil, eps, vectors)
+    # threads do not pay for a few columns at a time, least of all those of two BLAS libraries
+    # (NumPy's and SciPy's) that wait for each other
+    with threadpool_limits(1, user_api="blas"):
+        found = _nearest(factorization, pencil, sigma, nbands)
+        if found is None:
+            return None
+        eps, vectors = found
+        _check_residuals(pencil, eps, vectors)
     return eps, factorization.negative - np.count_nonzero(eps < sigma)
 
 
@@ -385,7 +396,7 @@ class _KrylovSpace:
         coefficients = 0
         q, sq = self.q[:, : self.size], self.sq[:, : self.size]
         for _ in range(2):  # the second time removes what rounding left
-            part = sq.conj().T @ w
+            part = (w.conj().T @ sq).conj().T  # copies the smaller of the two
             w = w - q @ part
             coefficients = coefficients + part
         return w, coefficients
@@ -432,8 +443,8 @@ def _nearest(
     wanted = min(nbands + _BLOCK, n)  # the outermost ones are where a missed band would hide
     space = _KrylovSpace(factorization, pencil.s, pencil.h.dtype)
     space.add_random(_BLOCK)
-    previous, steps = None, 0
-    for _ in range(_MOST_STEPS):
+    previous, steps, next_look = None, 0, wanted
+    for _ in range(_MOST_STEPS + wanted):
         if not space.step():
             return None
         steps += 1
@@ -442,8 +453,9 @@ def _nearest(
         if space.size == space.done:  # an invariant subspace, for example of a symmetry
             space.add_random(_BLOCK)
             continue
-        if space.done < wanted or (previous is not None and steps < _STEPS_AFTER_RESTART):
+        if space.done < next_look or (previous is not None and steps < _STEPS_AFTER_RESTART):
             continue
+        next_look = 1.05 * space.done  # looking costs the cube of this
         theta, _, residual = space.ritz(wanted)
         if np.abs(theta).max() > 1 / _TOUCHING:
             return None
@@ -457,7 +469,7 @@ def _nearest(
     else:
         raise ArithmeticError(
             f"{nbands} bands near {sigma:.6g} eV at k = {pencil.k.tolist()} did not converge in "
-            f"{_MOST_STEPS} steps; ask for fewer bands"
+            f"{_MOST_STEPS + wanted} steps; ask for fewer bands"
         )
     theta, y, _ = space.ritz(wanted)
     if np.abs(theta).max() > 1 / _TOUCHING:

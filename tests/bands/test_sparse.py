@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -145,6 +147,29 @@ def test_too_little_memory_is_said_before_the_work_begins(silicon, monkeypatch):
             bands_near(supercell.hamiltonian, supercell.overlap, k, 6.7)
 
 
+def test_an_unstable_block_factorisation_gives_way_to_the_dense_one(silicon, monkeypatch):
+    backward_error = sparse._backward_error
+
+    def unstable(matrix, factorization):
+        return 1.0 if len(factorization.blocks) > 1 else backward_error(matrix, factorization)
+
+    repeat = (1, 1, 9)
+    supercell = silicon.repeated(repeat)
+    monkeypatch.setattr(sparse, "_backward_error", unstable)
+    with pytest.warns(UserWarning, match="unstable at 6.7.* as one dense matrix instead"):
+        found = bands_near(supercell.hamiltonian, supercell.overlap, GAMMA, 6.7, 6)
+    assert_bands(found, folded_bands(silicon, GAMMA, repeat))
+
+
+def test_a_hamiltonian_that_is_not_hermitian_is_refused(silicon):
+    for wrong in (1e-3, np.nan):
+        values = silicon.hamiltonian.data.copy()
+        values[5] += wrong
+        hamiltonian = replace(silicon.hamiltonian, data=values)
+        with pytest.raises(ValueError, match="is not Hermitian, or not finite"):
+            bands_near(hamiltonian, silicon.overlap, GENERAL, 6.7, 4)
+
+
 def test_bands_that_fail_the_test_of_their_residual_are_not_returned(silicon, monkeypatch):
     monkeypatch.setattr(sparse, "RESIDUAL_TOLERANCE", 1e-18)
     with pytest.raises(ArithmeticError, match=r"residual \|\|H c - eps S c\|\|"):
@@ -221,6 +246,16 @@ def assert_same_fermi_level(data: LCAOData, repeat, guess: float, width: float) 
 def test_electrons_that_the_bands_cannot_hold_are_refused(silicon, nelectrons):
     with pytest.raises(ValueError, match="hold between 0 and 52 electrons"):
         fermi_level_sparse(silicon.hamiltonian, silicon.overlap, [GAMMA], [2.0], nelectrons)
+
+
+def test_the_benchmark_prints_a_table_with_exact_bands(root):
+    script = root / "benchmarks/supercell_bands.py"
+    run = subprocess.run(
+        [sys.executable, script, "--atoms", "40"], capture_output=True, text=True, check=True
+    )
+    rows = [line.split() for line in run.stdout.splitlines() if line.strip()[:1].isdigit()]
+    assert [(row[0], row[1]) for row in rows] == [("2x2x2", "16"), ("2x2x4", "32")]
+    assert all(float(row[-1]) < 1e-9 for row in rows)  # eV
 
 
 # --- the factorisation --------------------------------------------------------------------------
