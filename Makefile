@@ -28,7 +28,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/test.stamp
-	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) build demo
