@@ -202,4 +202,37 @@ def check_backend(compute: Callable[[Atoms], LCAOData], atoms: Atoms, *, toleran
         )
 
 
-__all__ = ["SHELLS", "check_backend", "random_lcao"]
+def check_rotation(
+    compute: Callable[[Atoms], LCAOData], atoms: Atoms, rotation: np.ndarray, *, tolerance: float
+) -> None:
+    """Assert that H(0) and S turn with the crystal: orbitals, signs and spinors at once.
+
+    For backends that compute, not for those that look structures up.
+
+    Parameters
+    ----------
+    compute
+        The backend's method: Atoms -> LCAOData with ``overlap`` and ``h0``.
+    atoms
+        Any periodic structure without magnetic moments.
+    rotation
+        Orthogonal matrix, shape (3, 3); may be improper.
+    tolerance
+        In eV, and for the overlap in units of 1e-2. Grids that are fixed to the cell turn with it.
+
+    Raises
+    ------
+    AssertionError
+        Naming the operator that does not turn as it must, and by how much it fails.
+    """
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell.array @ np.transpose(rotation), scale_atoms=True)
+    before, after = compute(atoms), compute(turned)
+    for name, limit in (("overlap", 1e-2 * tolerance), ("h0", tolerance)):
+        expected = getattr(before, name).rotated(rotation)
+        error = np.abs((getattr(after, name) - expected).data).max(initial=0)
+        if error > limit:
+            raise AssertionError(f"{name} changes by {error:.2g} more than it turns")
+
+
+__all__ = ["SHELLS", "check_backend", "check_rotation", "random_lcao"]

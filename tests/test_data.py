@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.spatial.transform import Rotation
 
 from ase_nextham import AtomPairs
-from ase_nextham.testing import check_backend, random_lcao
+from ase_nextham.testing import check_backend, check_rotation, random_lcao
 
 SPINS = ["unpolarised", "collinear", "spinor"]
 
@@ -146,6 +147,39 @@ def test_a_backend_that_ignores_the_order_of_atoms_fails_the_check():
     data = random_lcao(8, "GaGaGa")
     with pytest.raises(AssertionError, match="changes by .* eV when atoms are reordered"):
         check_backend(lambda atoms: data, data.atoms, tolerance=1e-9)
+
+
+class Turning(Lookup):
+    """A backend that finds its structure turned by any orthogonal matrix."""
+
+    def compute(self, atoms):
+        rotation = np.linalg.solve(self.data.atoms.cell.array, atoms.cell.array).T
+        return replace(
+            self.data,
+            overlap=self.data.overlap.rotated(rotation),
+            h0=self.data.h0.rotated(rotation),
+            hamiltonian=None,
+            position=None,
+        )
+
+
+ROTATION = -Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix()
+
+
+def test_a_backend_that_turns_with_the_crystal_passes_the_check():
+    data = random_lcao(8, "GaAs", spin="spinor")
+    check_rotation(Turning(data).compute, data.atoms, ROTATION, tolerance=1e-10)
+
+
+def test_a_backend_that_does_not_turn_fails_the_check():
+    data = random_lcao(8, "GaAs", spin="spinor")
+    with pytest.raises(AssertionError, match="overlap changes by .* more than it turns"):
+        check_rotation(lambda atoms: data, data.atoms, ROTATION, tolerance=1e-10)
+    spinless = Turning(data)
+    turning = spinless.compute
+    spinless.compute = lambda atoms: replace(turning(atoms), h0=data.h0)
+    with pytest.raises(AssertionError, match="h0 changes by"):
+        check_rotation(spinless.compute, data.atoms, ROTATION, tolerance=1e-10)
 
 
 def _not_hermitian(matrix):

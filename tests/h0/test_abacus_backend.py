@@ -21,10 +21,12 @@ from ase.build import bulk
 from ase.calculators.calculator import CalculationFailed, CalculatorSetupError, ReadError
 from ase.config import Config
 from ase.neighborlist import primitive_neighbor_list
+from scipy.spatial.transform import Rotation
 
 from ase_nextham.h0 import abacus
 from ase_nextham.h0.abacus import AbacusH0
 from ase_nextham.h0.folder import read_folder
+from ase_nextham.testing import check_rotation
 
 pytest.importorskip("abacuslite", reason="abacuslite is not installed")
 from abacuslite import AbacusProfile
@@ -572,6 +574,13 @@ def test_a_repeated_cell_in_alternating_order_has_the_folded_h0(real):
     h0, overlap = difference(double, backend.compute(primitive).repeated((1, 1, 2)))
     assert h0 < 1e-5  # meV
     assert overlap < 1e-8
+
+
+@pytest.mark.abacus
+def test_h0_turns_with_the_crystal(real):
+    # spinors, and orbitals up to f; STRU has 10 digits or so of the turned cell
+    rotation = -Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix()
+    check_rotation(real().compute, bulk("GaAs", "zincblende", a=5.653), rotation, tolerance=1e-5)
 
 
 @pytest.mark.abacus
