@@ -91,7 +91,7 @@ def test_abacus_starts_from_what_is_written_and_is_converged(
     values |= {"init_chg": "hr", "read_file_dir": "OUT.ABACUS", "suffix": "restart"}
     write_input(folder / "INPUT", values)
     done = subprocess.run(["abacus"], cwd=folder, capture_output=True, text=True, timeout=300)
-    if "init_chg" in done.stdout and done.returncode:
+    if "parameter init_chg must be" in done.stdout:  # 3.8 says so and ends with status 0
         pytest.skip("this version of ABACUS has no `init_chg hr`")
     assert done.returncode == 0, done.stdout[-2000:]
     before = total_energies(source / "OUT.ABACUS" / "running_scf.log")
