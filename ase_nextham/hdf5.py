@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -137,6 +138,31 @@ def read(path: str | os.PathLike) -> LCAOData:
     ValueError
         If the file is not a native file, of a newer format than this release knows, or damaged.
     """
+    with _opened(path) as file:
+        return _read(file)
+
+
+def read_structure(path: str | os.PathLike) -> tuple[Atoms, frozenset[str]]:
+    """The structure in a native file and the names of its operators, without their numbers.
+
+    Returns
+    -------
+    (Atoms, frozenset)
+        Names are ``"overlap"``, ``"h0"``, ``"hamiltonian"`` and ``"position"``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read`.
+    """
+    with _opened(path) as file:
+        names = frozenset(name.partition("_")[0] for name in file["operators"])
+        return _read_atoms(file), names
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """A native file of a known version; what goes wrong inside is told as damage."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -158,8 +184,8 @@ def read(path: str | os.PathLike) -> LCAOData:
                 f"{FORMAT_VERSION}; a newer ase_nextham wrote it"
             )
         try:
-            return _read(file)
-        except (KeyError, OSError, TypeError, ValueError) as err:
+            yield file
+        except (KeyError, IndexError, AttributeError, OSError, TypeError, ValueError) as err:
             raise ValueError(f"{path}: the file is damaged or incomplete: {err}") from err
 
 
@@ -167,16 +193,7 @@ def _read(file: h5py.File) -> LCAOData:
     stored = json.loads(file.attrs["basis"])
     shells = {name: tuple(ls) for name, ls in stored.pop("shells").items()}
     basis = Basis(shells, **stored)
-    group = file["atoms"]
-    atoms = Atoms(
-        numbers=group["numbers"][()],
-        positions=group["positions"][()],
-        cell=group["cell"][()],
-        pbc=group["pbc"][()],
-    )
-    if "initial_magmoms" in group:
-        atoms.set_initial_magnetic_moments(group["initial_magmoms"][()])
-    symbols = tuple(json.loads(group["species"][()]))
+    symbols = tuple(json.loads(file["atoms"]["species"][()]))
     pairs = AtomPairs(*(file["pairs"][name][()] for name in "ijR"))
     matrices = {
         name: _read_operator(file["operators"][name], basis, symbols, pairs)
@@ -187,7 +204,7 @@ def _read(file: h5py.File) -> LCAOData:
     if "position_x" in matrices:
         position = tuple(matrices[f"position_{axis}"] for axis in "xyz")
     return LCAOData(
-        atoms=atoms,
+        atoms=_read_atoms(file),
         overlap=matrices["overlap"],
         h0=matrices.get("h0"),
         hamiltonian=matrices.get("hamiltonian"),
@@ -196,6 +213,19 @@ def _read(file: h5py.File) -> LCAOData:
         fermi_level=_number(file.attrs, "fermi_level"),
         source=json.loads(file.attrs["source"]),
     )
+
+
+def _read_atoms(file: h5py.File) -> Atoms:
+    group = file["atoms"]
+    atoms = Atoms(
+        numbers=group["numbers"][()],
+        positions=group["positions"][()],
+        cell=group["cell"][()],
+        pbc=group["pbc"][()],
+    )
+    if "initial_magmoms" in group:
+        atoms.set_initial_magnetic_moments(group["initial_magmoms"][()])
+    return atoms
 
 
 def _number(attributes: Mapping, name: str) -> float | None:
@@ -221,4 +251,4 @@ def _read_operator(group, basis: Basis, symbols, pairs: AtomPairs) -> LCAOMatrix
     return LCAOMatrix(basis, symbols, pairs, spin, data)
 
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "read", "write"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "read", "read_structure", "write"]

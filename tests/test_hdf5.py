@@ -30,6 +30,16 @@ def test_everything_comes_back_to_the_last_bit(spin, tmp_path):
     assert dict(back.basis.fingerprint) == dict(data.basis.fingerprint)
 
 
+def test_the_structure_is_read_without_the_matrices(tmp_path):
+    data = replace(random_lcao(1), hamiltonian=None)
+    hdf5.write(tmp_path / "x.h5", data)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["operators/h0/upper"]  # would be missed if it were read
+    atoms, operators = hdf5.read_structure(tmp_path / "x.h5")
+    assert atoms == data.atoms
+    assert operators == {"overlap", "h0", "position"}
+
+
 def test_what_is_not_hermitian_comes_back_as_it_is(tmp_path):
     data = random_lcao(1)
     values = data.h0.data + np.random.default_rng(0).normal(size=data.h0.data.shape)

@@ -131,10 +131,8 @@ class StoredH0:
 
 def _entries(path: Path, levels: int, skipped: list[str]) -> Iterator[_Entry]:
     if path.is_file():
-        data = hdf5.read(path)
-        held = ("overlap", "h0", "hamiltonian")
-        operators = frozenset(name for name in held if getattr(data, name) is not None)
-        yield _Entry(str(path), data.atoms, operators, (path,))
+        atoms, operators = hdf5.read_structure(path)
+        yield _Entry(str(path), atoms, operators, (path,))
         return
     if _is_run(path):
         yield from _complete([_entry(run, path) for run in find_runs(path)])
