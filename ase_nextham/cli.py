@@ -91,6 +91,7 @@ def _bands(options) -> None:
             atoms=data.atoms,
             kpts=tuple(options.kpts),
             width=options.width,
+            progress=sys.stderr.isatty(),
         )
         gap = bands.band_gap(structure.energies, nelectrons, matrix.spin)
         print(
