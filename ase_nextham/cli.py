@@ -185,8 +185,9 @@ def _structure(path: str) -> Atoms:
         return read(path).atoms
     try:
         return read_atoms(path)
-    except (OSError, ValueError, KeyError, IndexError, StopIteration) as err:
-        raise ValueError(f"{path}: ASE cannot read a structure from it ({err})") from err
+    except Exception as err:  # ASE's readers raise whatever their parsing stumbles over
+        reason = str(err) or type(err).__name__
+        raise ValueError(f"{path}: ASE cannot read a structure from it ({reason})") from err
 
 
 def _one_or_several(paths: Sequence[str]) -> str | list[str]:

@@ -133,3 +133,8 @@ def test_unknown_names_are_refused():
         Basis({"Ga": (0,)}).norbitals("As")
     with pytest.raises(ValueError, match="Ga: shells .* must be angular momenta"):
         Basis({"Ga": (0, 9)})
+
+
+def test_angular_momenta_beyond_the_tables_are_refused():
+    with pytest.raises(ValueError, match="angular momentum l = 7 is outside 0 ... 6"):
+        convention_matrix(7, "abacus")

@@ -213,3 +213,33 @@ def test_without_electron_number_there_is_no_fermi_level(atoms):
     calc.get_hamiltonian(atoms)
     with pytest.raises(ValueError, match="number of valence electrons of .* is not known"):
         calc.get_fermi_level(atoms)
+
+
+def test_a_backend_without_h0_is_named(atoms):
+    with pytest.raises(CalculatorSetupError, match="gave no H\\(0\\)"):
+        calculator(h0=Recorded(replace(DATA, h0=None))).get_hamiltonian(atoms)
+
+
+def test_special_points_are_enough_for_a_path(atoms):
+    structure = calculator().band_structure(atoms, "GX", npoints=7)
+    assert structure.path.path == "GX"
+    assert structure.energies.shape[1] == 7
+
+
+def test_backends_by_name_get_the_folders_and_whether_r_is_needed(atoms, tmp_path, monkeypatch):
+    given = []
+
+    def from_name(name, **options):
+        given.append((name, options))
+        return Recorded(DATA if options["position"] else replace(DATA, position=None))
+
+    monkeypatch.setattr("ase_nextham.h0.from_name", from_name)
+    calc = calculator(h0="abacus", directory=tmp_path, pseudo_dir="here", orbital_dir="there")
+    assert repr(calc) == "NextHAMCalculator(h0='abacus', kpts=(2, 2, 2))"
+    calc.get_hamiltonian(atoms)
+    calc.get_optical_conductivity(atoms, omega=np.ones(1), kpts=(1, 1, 1), method="kubo")
+    folders = {"pseudo_dir": "here", "orbital_dir": "there", "directory": str(tmp_path)}
+    assert given == [
+        ("abacus", {**folders, "position": False}),
+        ("abacus", {**folders, "position": True}),
+    ]

@@ -127,3 +127,28 @@ def test_a_reader_that_stops_reading_gets_no_complaint(gaas):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("info GaAs.h5 --step 2", "GaAs.h5: step means nothing for a native file"),
+        ("predict junk.cif -o x.h5", "junk.cif: ASE cannot read a structure from it"),
+    ],
+)
+def test_more_errors_are_one_sentence(gaas, capsys, tmp_path, command, message):
+    (tmp_path / "junk.cif").write_text("no structure at all")
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_traceback_can_be_asked_for(gaas):
+    with pytest.raises(ValueError, match="step means nothing"):
+        main(["--traceback", "info", gaas, "--step", "2"])
+
+
+def test_components_of_r_are_named(gaas, capsys, tmp_path):
+    main(["convert", gaas, "folder", "--to", "abacus"])
+    matrix = sorted(tmp_path.rglob("*rR*.csr"))[0]
+    assert main(["info", str(matrix)]) == 0
+    assert "r, component z; legacy text; real, dimension 76" in capsys.readouterr().out

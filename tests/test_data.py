@@ -186,3 +186,36 @@ def _not_hermitian(matrix):
     values = matrix.data.copy()
     values[1] += 0.1
     return replace(matrix, data=values)
+
+
+def test_operators_that_do_not_belong_together_are_refused():
+    data = random_lcao(9)
+    with pytest.raises(ValueError, match="h0 and overlap have different bases: orbital conven"):
+        replace(data, h0=data.h0.in_convention("deeph"))
+    with pytest.raises(ValueError, match="position must be three matrices"):
+        replace(data, position=data.position[:2])
+    with pytest.raises(ValueError, match="there is no position operator"):
+        replace(data, position=None).position_error()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda d: replace(d, overlap=_with_negative_eigenvalue(d.overlap)), "not positive defin"),
+        (lambda d: d.permuted([2, 0, 1]), "atoms come back in another order"),
+    ],
+)
+def test_more_unlawful_backends_fail_the_check(fault, message):
+    data = random_lcao(8, "GaAsGa")
+    with pytest.raises(AssertionError, match=message):
+        check_backend(lambda atoms: fault(data), data.atoms, tolerance=1e9)
+
+
+def _with_negative_eigenvalue(overlap):
+    """Ones on the diagonal, and off it so much that orbitals overlap by more than themselves."""
+    values = overlap.data.copy()
+    block = np.full((overlap.norbitals[0],) * 2, 3.0)
+    np.fill_diagonal(block, 1.0)
+    p = overlap.pairs.find(0, 0, (0, 0, 0))[0]
+    values[overlap.offsets[p] : overlap.offsets[p + 1]] = block.ravel()
+    return replace(overlap, data=values)

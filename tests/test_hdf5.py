@@ -116,3 +116,25 @@ def test_files_of_the_first_format_still_open(root):
     for a, b in zip(operators(data), operators(expected), strict=True):
         # random numbers may differ in the last bit between machines
         np.testing.assert_allclose(a.data, b.data, atol=1e-12)
+
+
+def test_numbers_and_spins_that_cannot_be_are_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    data = random_lcao(1)
+    hdf5.write(path, data)
+    with h5py.File(path, "a") as file:
+        file["operators/h0/upper"][0] = np.nan
+    with pytest.raises(ValueError, match="/operators/h0 holds numbers that are not finite"):
+        hdf5.read(path)
+    hdf5.write(path, data)
+    with h5py.File(path, "a") as file:
+        file["operators/overlap"].attrs["spin"] = "up"
+    with pytest.raises(ValueError, match="/operators/overlap has unknown spin 'up'"):
+        hdf5.read(path)
+
+
+def test_one_atom_without_neighbours_can_be_stored(tmp_path):
+    data = random_lcao(2, "H", cutoff=1.0)
+    assert len(data.pairs) == 1  # no pair has another one as its partner
+    hdf5.write(tmp_path / "x.h5", data)
+    assert_array_equal(hdf5.read(tmp_path / "x.h5").h0.data, data.h0.data)

@@ -267,3 +267,54 @@ def test_rotation_keeps_the_bands(spin, energies):
     assert turned.hamiltonian.hermitian_error() < 1e-12
     assert turned.hamiltonian.time_reversal_error() < 1e-12
     assert_allclose(energies(turned), energies(data), atol=1e-10)
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 0], [0], np.zeros((1, 3), int)), r"needs i \(n,\), j \(n,\), R \(n, 3\)"),
+        (([-1], [-1], np.zeros((1, 3), int)), "atom indices must not be negative"),
+        (([0, 0], [0, 0], [[-(2**40)] * 3, [2**40] * 3]), "are not a crystal's"),
+    ],
+)
+def test_pairs_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AtomPairs(*map(np.asarray, arguments))
+
+
+def test_pairs_of_atoms_that_do_not_exist_are_refused():
+    H = random_lcao(9).hamiltonian
+    with pytest.raises(ValueError, match="pairs name atom 1, but there are 1 atoms"):
+        LCAOMatrix(H.basis, ("Ga",), H.pairs, H.spin, H.data)
+
+
+def test_kpoints_and_rotations_of_the_wrong_shape_are_refused():
+    H = random_lcao(9).hamiltonian
+    with pytest.raises(ValueError, match=r"k-points must have shape \(3,\) or \(nkpts, 3\)"):
+        H.at_k([0, 0])
+    with pytest.raises(ValueError, match="takes one k-point of shape"):
+        H.sparse_at_k(K)
+    with pytest.raises(ValueError, match="must be an orthogonal 3 x 3 matrix"):
+        H.rotated(2 * np.eye(3))
+
+
+def test_numbers_of_other_types_become_double_precision():
+    H = random_lcao(9).hamiltonian
+    assert replace(H, data=H.data.astype(np.float32)).data.dtype == np.float64
+    assert replace(H, data=H.data.astype(np.complex64)).data.dtype == np.complex128
+
+
+def test_only_numbers_multiply_a_matrix():
+    H = random_lcao(9).hamiltonian
+    assert_array_equal((-H).data, -H.data)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        H * None
+
+
+def test_matrices_say_what_they_are():
+    H = random_lcao(9).hamiltonian
+    assert repr(H) == f"LCAOMatrix(unpolarised, real, dimension 33, 2 atoms, {len(H.pairs)} pairs)"
+    assert repr(H.pairs) == f"AtomPairs({len(H.pairs)} pairs)"

@@ -527,3 +527,18 @@ def test_an_overlap_that_is_none_is_refused(silicon):
 def test_kpts_of_the_wrong_shape_are_refused(silicon, kpts):
     with pytest.raises(ValueError, match="kpts must be finite numbers of shape"):
         pyatb_bands(silicon, kpts)
+
+
+def test_a_nearly_singular_overlap_is_not_given_to_pyatb(silicon, monkeypatch):
+    monkeypatch.setattr("ase_nextham.bands.dense.NEARLY_SINGULAR", 0.1)
+    with (
+        pytest.warns(UserWarning, match="nearly"),
+        pytest.raises(ValueError, match="nearly singular, which PYATB cannot handle"),
+    ):
+        optical_conductivity(silicon, OMEGA, (1, 1, 1), "pyatb")
+
+
+def test_the_adapter_alone_refuses_collinear_spins():
+    data = random_lcao(14, spin="collinear")
+    with pytest.raises(ValueError, match="no conductivity for collinear spins; use method='kubo'"):
+        adapter.conductivity(data, OMEGA, (1, 1, 1), 0.0, 0.1)

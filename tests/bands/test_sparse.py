@@ -303,3 +303,31 @@ def test_atoms_of_pairs_are_in_the_same_or_adjacent_levels(silicon, repeat):
 def test_atoms_without_connection_share_the_levels():
     crystal = random_lcao(1, "Si", cutoff=1.0).repeated((2, 2, 1))
     assert_array_equal(atom_levels(crystal.pairs, 4), 0)
+
+
+def test_a_shift_that_makes_a_pivot_zero_is_moved(silicon, monkeypatch):
+    shifts = []
+
+    def fails_at_first(matrix, levels):
+        shifts.append(matrix)
+        if len(shifts) == 1:
+            raise SingularMatrixError("pivot 1 is zero")
+        return factorize(matrix, levels)
+
+    expected = bands_near(silicon.hamiltonian, silicon.overlap, [0, 0, 0], 6.0, 4)[0]
+    monkeypatch.setattr(sparse, "factorize", fails_at_first)
+    found = bands_near(silicon.hamiltonian, silicon.overlap, [0, 0, 0], 6.0, 4)[0]
+    assert len(shifts) == 2
+    assert_allclose(found, expected, atol=1e-9)  # eV
+
+
+def test_a_matrix_that_is_always_singular_is_given_up(silicon, monkeypatch):
+    def fails(matrix, levels):
+        raise SingularMatrixError("pivot 1 is zero")
+
+    monkeypatch.setattr(sparse, "factorize", fails)
+    with (
+        pytest.warns(UserWarning, match="the block factorisation is unstable at"),
+        pytest.raises(ArithmeticError, match="H - sigma S cannot be factorised at .* is S"),
+    ):
+        bands_near(silicon.hamiltonian, silicon.overlap, [0, 0, 0], 6.0, 4)

@@ -622,3 +622,27 @@ def test_without_spin_orbit_coupling_the_direction_of_the_moment_is_free(real, e
 def test_the_real_one_can_be_stopped(real):
     with pytest.raises(CalculationFailed, match="timeout of 0.1 s"):
         real(nspin=1, timeout=0.1).compute(alternating())
+
+
+def test_no_atoms_and_no_folder_are_refused(replay, tmp_path):
+    with pytest.raises(ValueError, match="there are no atoms"):
+        replay("v3.11.0_nspin1").compute(Atoms(cell=[5, 5, 5]))
+    backend = replay("v3.11.0_nspin1", orbital_dir=tmp_path / "absent")
+    with pytest.raises(CalculatorSetupError, match=r"orbital_dir='.*absent' is not a folder"):
+        backend.compute(alternating())
+
+
+def test_without_abacuslite_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "abacuslite.core", None)
+    with pytest.raises(CalculatorSetupError, match="pip install 'abacuslite>=1.2,<2'"):
+        AbacusH0()
+
+
+def test_a_program_that_cannot_be_run_is_named(replay, tmp_path):
+    program = tmp_path / "abacus"
+    program.write_bytes(b"\x7fELF and then nothing")
+    program.chmod(0o755)
+    backend = replay("v3.11.0_nspin1")
+    backend.profile.command = str(program)
+    with pytest.raises(CalculatorSetupError, match=f"cannot run {program}: .*[Ff]ormat error"):
+        backend.compute(alternating())

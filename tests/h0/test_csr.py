@@ -940,3 +940,22 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
         write_csr(path, [random_record(0)], "binary")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_spinors_have_no_two_channels():
+    data = grouped("GaAs", spin="spinor")
+    record = csr_matrices({"hamiltonian": data.hamiltonian})["hamiltonian"]
+    with pytest.raises(MatrixFileError, match="spinor matrices have no spin up and down"):
+        lcao_matrices({"hamiltonian": (record, record)}, data.basis, data.symbols)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indptr": np.zeros(3, np.int64)}, "3 row pointers, but 5 matrices of .* have 31"),
+        ({"column": np.zeros(2, np.int32)}, "row pointers from 0 to .*, but 2 columns and"),
+    ],
+)
+def test_records_that_contradict_themselves_are_refused(changes, message):
+    with pytest.raises(MatrixFileError, match=message):
+        replace(random_record(0), **changes)

@@ -5,6 +5,7 @@ The folders in tests/data were written by ABACUS 3.8.1, 3.9.0 and 3.11.0-beta.1 
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -738,3 +739,42 @@ def test_time_reversal_holds_in_the_zero_sets(shared_data, tmp_path, name):
     assert data.h0.hermitian_error() < 1e-7
     if data.position is not None:
         assert data.position_error() < 1e-6
+
+
+def test_a_missing_stru_is_named(copied_run):
+    run = copied_run("v3.8.1/h2o")
+    (run / "STRU").unlink()
+    with pytest.raises(FileNotFoundError, match="STRU: the structure file of the run is not there"):
+        read_folder(run)
+
+
+def test_an_overlap_that_is_nowhere_is_asked_for(copied_run):
+    run = copied_run("v3.8.1/h2o")
+    (run / "OUT.ABACUS" / "data-SR-sparse_SPIN0.csr").unlink()
+    with pytest.raises(ValueError, match=r"no overlap S\(R\) .*give the folder of another run"):
+        read_folder(run)
+
+
+def test_a_run_of_plane_waves_has_no_orbitals(copied_run):
+    run = copied_run("v3.8.1/h2o")
+    text = (run / "STRU").read_text()
+    start, stop = text.index("NUMERICAL_ORBITAL"), text.index("LATTICE_CONSTANT")
+    (run / "STRU").write_text(text[:start] + text[stop:])
+    with pytest.raises(ValueError, match="there is no NUMERICAL_ORBITAL section"):
+        read_folder(run)
+
+
+def test_a_later_structure_with_other_atoms_is_refused(copied_run):
+    run = copied_run("v3.8.1/h2o_md")
+    (later,) = run.rglob("STRU_MD_2")
+    later.write_text(re.sub(r"\bH\b", "He", (run / "STRU").read_text()))
+    with pytest.raises(ValueError, match="STRU_MD_2 has other atoms than STRU"):
+        read_folder(run, step=2)
+
+
+def test_notes_of_another_program_are_refused(tmp_path):
+    write_folder(tmp_path / "x", replace(random_lcao(0), h0=None))
+    path = tmp_path / "x" / "nextham.json"
+    path.write_text(path.read_text().replace("ase_nextham ABACUS folder", "something else"))
+    with pytest.raises(ValueError, match="format is 'something else'.*remove it to read"):
+        read_folder(tmp_path / "x")

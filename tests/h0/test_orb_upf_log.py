@@ -93,6 +93,24 @@ def test_a_damaged_orbital_file_is_refused_with_the_reason(oxygen, tmp_path, cha
         read_orb(path)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "new", "message"),
+    [
+        (r"(orbital-->\s+)\d+", r"\g<1>0", "the header announces no orbitals"),
+        (r"(\ndr\s+)\S+", r"\g<1>-0.01", "mesh of 701 points with spacing -0.01 Bohr"),
+        (r"(\ndr\s+)\S+", r"\g<1>wide", "dr is 'wide', not a number"),
+        (r"( 0 +0 +0\s+)\S+", r"\g<1>nan", r"function 1 \(l = 0\) holds values that are not fini"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(oxygen, tmp_path, pattern, new, message):
+    path = tmp_path / "O.orb"
+    text, count = re.subn(pattern, new, oxygen.read_text())
+    assert count
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_orb(path)
+
+
 def test_a_function_that_does_not_vanish_at_the_cutoff_is_refused(oxygen, tmp_path):
     text = oxygen.read_text()
     start = text.index("Type", text.index("Type") + 1)

@@ -238,6 +238,9 @@ def test_positions_agree_with_those_abacus_prints(abacus_folders):
         ("0.3 0.6 0.95 velocity 0 0 0 #mag 3\n", "", "the file ends where atom 2 of species O"),
         ("O\n0.0\n2", "O\n0.0\ntwo", "O: expected a number of atoms, found 'two'"),
         ("0.1 0.2 0.3", "0.1 0.2 123456.3", "10000 cells away"),
+        ("0.5 0.25 0.75", "0.5 //", "expected three coordinates"),
+        ("0.5 0.25 0.75", "0.5 0.25 0.75 mag //", "a number must follow 'mag'"),
+        ("0.5 0.25 0.75", "0.5 0.25 0.75 mag 1 2 //", "one or three numbers must follow 'mag'"),
     ],
 )
 def test_what_is_wrong_in_stru_is_said(tmp_path, old, new, message):
