@@ -23,7 +23,7 @@ from ase.calculators.calculator import (
 
 from ase_nextham import __version__
 from ase_nextham.data import LCAOData
-from ase_nextham.files import replacing
+from ase_nextham.files import read_text, replacing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,10 +172,11 @@ def _info(options) -> None:
 
 
 def _structure(path: str) -> Atoms:
-    """A structure from a native file, an ABACUS folder, or anything that ASE reads."""
+    """A structure from a native file, an ABACUS folder, STRU, or anything that ASE reads."""
     from ase.io import read as read_atoms
 
     from ase_nextham.converters import guess_format, read
+    from ase_nextham.h0.stru import read_stru
 
     try:
         known = guess_format(path)
@@ -183,6 +184,8 @@ def _structure(path: str) -> Atoms:
         known = None
     if known is not None:
         return read(path).atoms
+    if {"LATTICE_CONSTANT", "ATOMIC_POSITIONS"} <= set(read_text(path).split()):
+        return read_stru(path).atoms
     try:
         return read_atoms(path)
     except Exception as err:  # ASE's readers raise whatever their parsing stumbles over
@@ -309,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
     predict.set_defaults(run=_predict)
-    predict.add_argument("structure", help="POSCAR, STRU, cif ...: anything that ASE reads")
+    predict.add_argument("structure", help="STRU, POSCAR, cif ...: what ASE reads, too")
     predict.add_argument("--h0", default="auto", help="abacus, or a path to stored H(0)")
     _add_species_arguments(predict)
     predict.add_argument("-o", "--output", required=True, help="file or folder to write")

@@ -88,6 +88,14 @@ def test_predict_takes_any_structure_file(gaas, capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
+def test_predict_takes_stru(gaas, tmp_path):
+    main(["convert", gaas, "folder", "--to", "abacus"])
+    shutil.copy(tmp_path / "folder" / "scf" / "STRU", "STRU.gaas")
+    assert main(["predict", "STRU.gaas", "--h0", gaas, "-o", "out.h5"]) == 0
+    assert hdf5.read("out.h5").atoms.get_chemical_symbols() == ["Ga", "As"]
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.parametrize(
     ("command", "message"),
     [
