@@ -1,14 +1,22 @@
 """Read and write the formats of other programs, and the native file, as ``LCAOData``.
 
-A format is a module in this folder with ``read(path, **options) -> LCAOData``,
-``write(path, data, **options)``, ``recognises(path) -> bool``, the ``SUFFIXES`` of paths that mean
-it on writing, and one line in :data:`FORMATS`.
+A format is a module in this folder, named as the format with ``_`` for ``-``, and one line in
+:data:`FORMATS`. The module has
+
+- ``read(path, *, ...) -> LCAOData`` and ``write(path, data, *, ...)``, whose keywords are the
+  options of the format; a module without ``write`` is for reading only;
+- ``recognises(path) -> bool``, by content;
+- ``SUFFIXES``: ends of the names that mean it on writing;
+- ``HOLDS``: the operators it has a place for.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -54,6 +62,7 @@ def read(
     module = _module(name)
     if not single and len(paths) > 1 and name != "abacus":
         raise ValueError(f"format {name!r} is read from one path, not from {len(paths)}")
+    _check_options(module.read, name, options)
     return module.read(paths if len(paths) > 1 else paths[0], **options)
 
 
@@ -70,17 +79,47 @@ def write(path: str | os.PathLike, data: LCAOData, format: str | None = None, **
     Raises
     ------
     ValueError
-        For an unknown format or suffix.
+        For an unknown format or suffix, or data that the format cannot express.
+
+    Notes
+    -----
+    Warns where the format has no place for an operator, which is left out; of two Hamiltonians
+    that is H(0).
     """
     if format is None:
-        suffix = Path(path).suffix.lower()
-        named = [name for name in FORMATS if suffix and suffix in _module(name).SUFFIXES]
-        if not named:
-            raise ValueError(
-                f"{path}: the name does not tell the format; give one of {', '.join(FORMATS)}"
-            )
-        format = named[0]
-    _module(format).write(path, data, **options)
+        format = _format_of_name(path)
+    module = _module(format)
+    if not hasattr(module, "write"):
+        writable = [name for name in FORMATS if hasattr(_module(name), "write")]
+        raise ValueError(f"{format!r} is for reading only; writable are {', '.join(writable)}")
+    _check_options(module.write, format, options)
+    module.write(path, _held(data, module.HOLDS, f"{path}: {format}"), **options)
+
+
+def _format_of_name(path: str | os.PathLike) -> str:
+    endings = {ending: name for name in FORMATS for ending in _module(name).SUFFIXES}
+    named = [ending for ending in endings if Path(path).name.lower().endswith(ending)]
+    if not named:
+        raise ValueError(
+            f"{path}: the name does not tell the format; give one of {', '.join(FORMATS)}"
+        )
+    return endings[max(named, key=len)]
+
+
+def _held(data: LCAOData, holds: Sequence[str], where: str) -> LCAOData:
+    """The operators that a format has a place for."""
+    names = ("overlap", "h0", "hamiltonian", "position")
+    dropped = [name for name in names if name not in holds and getattr(data, name) is not None]
+    if dropped == ["h0"] and data.hamiltonian is None and "hamiltonian" in holds:
+        return replace(data, h0=None, hamiltonian=data.h0)
+    lost = [name for name in dropped if name != "overlap"]
+    if lost:
+        words = {"h0": "H(0)", "hamiltonian": "the Hamiltonian", "position": "r(R)"}
+        warnings.warn(
+            f"{where} has no place for {' and '.join(words[name] for name in lost)}, left out",
+            stacklevel=4,
+        )
+    return replace(data, **dict.fromkeys(lost))
 
 
 def convert(
@@ -132,12 +171,24 @@ def guess_format(path: str | os.PathLike) -> str:
     raise ValueError(f"{path}: the content is of no known format. Known are {known}")
 
 
+def _check_options(function, format: str, options: Mapping) -> None:
+    known = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    for name in options:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"option {name!r} means nothing for format {format!r}; {takes}")
+
+
 def _module(name: str):
     if name not in FORMATS:
         close = get_close_matches(str(name).lower(), FORMATS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown format {name!r}; known formats: {', '.join(FORMATS)}{hint}")
-    return import_module(f".{name}", __package__)
+    return import_module(f".{name.replace('-', '_')}", __package__)
 
 
 __all__ = ["FORMATS", "convert", "guess_format", "read", "write"]

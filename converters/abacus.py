@@ -13,6 +13,7 @@ from ase_nextham.h0.folder import read_folder, write_folder
 from ase_nextham.h0.run import find_runs
 
 SUFFIXES = ()
+HOLDS = ("overlap", "h0", "hamiltonian", "position")
 
 
 def recognises(path: Path) -> bool:
@@ -29,11 +30,24 @@ def recognises(path: Path) -> bool:
         return looks_like_text(file.read(4096))
 
 
-def read(path: str | os.PathLike | Sequence[str | os.PathLike], **options) -> LCAOData:
-    """See :func:`ase_nextham.h0.folder.read_folder`, whose keywords are the options."""
-    return read_folder(path, **options)
+def read(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    step: int | None = None,
+    pseudo_dir: str | os.PathLike | None = None,
+    orbital_dir: str | os.PathLike | None = None,
+) -> LCAOData:
+    """See :func:`ase_nextham.h0.folder.read_folder`."""
+    return read_folder(path, step=step, pseudo_dir=pseudo_dir, orbital_dir=orbital_dir)
 
 
-def write(path: str | os.PathLike, data: LCAOData, **options) -> None:
-    """See :func:`ase_nextham.h0.folder.write_folder`, whose keywords are the options."""
-    write_folder(path, data, **options)
+def write(
+    path: str | os.PathLike,
+    data: LCAOData,
+    *,
+    layout: str = "legacy text",
+    pseudo_dir: str | os.PathLike | None = None,
+    orbital_dir: str | os.PathLike | None = None,
+) -> None:
+    """See :func:`ase_nextham.h0.folder.write_folder`."""
+    write_folder(path, data, layout=layout, pseudo_dir=pseudo_dir, orbital_dir=orbital_dir)

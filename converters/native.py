@@ -9,6 +9,7 @@ from ase_nextham import hdf5
 from ase_nextham.data import LCAOData
 
 SUFFIXES = (".h5", ".hdf5")
+HOLDS = ("overlap", "h0", "hamiltonian", "position")
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -21,18 +22,11 @@ def recognises(path: Path) -> bool:
         return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
-def read(path: str | os.PathLike, **options) -> LCAOData:
-    """See :func:`ase_nextham.hdf5.read`; there are no options."""
-    _refuse(path, options)
+def read(path: str | os.PathLike) -> LCAOData:
+    """See :func:`ase_nextham.hdf5.read`."""
     return hdf5.read(path)
 
 
-def write(path: str | os.PathLike, data: LCAOData, **options) -> None:
-    """See :func:`ase_nextham.hdf5.write`; there are no options."""
-    _refuse(path, options)
+def write(path: str | os.PathLike, data: LCAOData) -> None:
+    """See :func:`ase_nextham.hdf5.write`."""
     hdf5.write(path, data)
-
-
-def _refuse(path: str | os.PathLike, options: dict) -> None:
-    if options:
-        raise ValueError(f"{path}: {', '.join(options)} means nothing for a native file")

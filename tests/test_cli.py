@@ -140,7 +140,7 @@ def test_a_reader_that_stops_reading_gets_no_complaint(gaas):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("info GaAs.h5 --step 2", "GaAs.h5: step means nothing for a native file"),
+        ("info GaAs.h5 --step 2", "option 'step' means nothing for format 'native'"),
         ("predict junk.cif -o x.h5", "junk.cif: ASE cannot read a structure from it"),
     ],
 )
@@ -151,7 +151,7 @@ def test_more_errors_are_one_sentence(gaas, capsys, tmp_path, command, message):
 
 
 def test_the_traceback_can_be_asked_for(gaas):
-    with pytest.raises(ValueError, match="step means nothing"):
+    with pytest.raises(ValueError, match="'step' means nothing"):
         main(["--traceback", "info", gaas, "--step", "2"])
 
 

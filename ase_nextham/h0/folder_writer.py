@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from ase_nextham.data import LCAOData
-from ase_nextham.files import write_atomically
+from ase_nextham.files import replacing_folder, write_atomically
 from ase_nextham.h0 import inputfile
 from ase_nextham.h0.csr import csr_matrices, write_csr
 from ase_nextham.h0.run import SIDECAR, SIDECAR_FORMAT, SIDECAR_VERSION, stru_digest
@@ -105,15 +103,10 @@ def write_folder(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known: {', '.join(map(repr, LAYOUTS))}")
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is not empty; choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
     order, images = _abacus_order(data)
     moved = data.permuted(order).translated(-images[order])
     kinds = [kind for kind in ("h0", "hamiltonian") if getattr(data, kind) is not None]
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    try:
+    with replacing_folder(path) as temporary:
         for kind in kinds or [None]:
             folder = temporary
             if len(kinds) == 2:
@@ -122,13 +115,6 @@ def write_folder(
             values = _input(data, kind, pseudo_dir, orbital_dir)
             _write_run(folder, moved, kind, layout, values)
             _write_sidecar(folder, data, np.argsort(order), images)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _abacus_order(data: LCAOData) -> tuple[np.ndarray, np.ndarray]:
