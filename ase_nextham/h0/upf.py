@@ -61,7 +61,21 @@ def read_upf(path: str | os.PathLike) -> Pseudopotential:
     """
     path = Path(path)
     content = path.read_bytes()
-    text = content.decode("utf-8", errors="replace")
+    attributes, _ = read_header(path, content.decode("utf-8", errors="replace"))
+    try:
+        return _parse(attributes, content)
+    except ValueError as err:
+        raise ValueError(f"{path}: PP_HEADER: {err}") from err
+
+
+def read_header(path: str | os.PathLike, text: str) -> tuple[dict[str, str], str]:
+    """Attributes of PP_HEADER by name in small letters, and the text that follows it.
+
+    Raises
+    ------
+    ValueError
+        If the text is not that of a UPF 2 file; the message names ``path``.
+    """
     # PP_INFO holds the input of the generator and other text, which may look like anything
     start = text.rfind("</PP_INFO>")
     header = re.compile(r"<PP_HEADER\b").search(text, max(start, 0))
@@ -74,14 +88,15 @@ def read_upf(path: str | os.PathLike) -> Pseudopotential:
             "provides UPF 2.0.1"
         )
     try:
-        return _parse(text[header.end() :], content)
+        attributes, end = read_attributes(text, header.end())
     except ValueError as err:
         raise ValueError(f"{path}: PP_HEADER: {err}") from err
+    return attributes, text[end:]
 
 
-def _parse(text: str, content: bytes) -> Pseudopotential:
+def read_attributes(text: str, position: int) -> tuple[dict[str, str], int]:
+    """Attributes of the tag whose name ends at ``position``, and where the tag ends."""
     attributes: dict[str, str] = {}
-    position = 0
     while match := re.compile(r"\s*").match(text, position):
         position = match.end()
         attribute = _ATTRIBUTE.match(text, position)
@@ -92,6 +107,10 @@ def _parse(text: str, content: bytes) -> Pseudopotential:
         position = attribute.end()
     if text[position : position + 1] not in ("/", ">"):
         raise ValueError(f"expected an attribute, found {text[position : position + 30]!r}")
+    return attributes, position
+
+
+def _parse(attributes: dict[str, str], content: bytes) -> Pseudopotential:
     return Pseudopotential(
         element=_get(attributes, "element"),
         valence=_float(attributes, "z_valence"),
