@@ -1,194 +1,21 @@
 """Read and write the formats of other programs, and the native file, as ``LCAOData``.
 
-A format is a module in this folder, named as the format with ``_`` for ``-``, and one line in
-:data:`FORMATS`. The module has
-
-- ``read(path, *, ...) -> LCAOData`` and ``write(path, data, *, ...)``, whose keywords are the
-  options of the format; a module without ``write`` is for reading only;
-- ``recognises(path) -> bool``, by content;
-- ``SUFFIXES``: ends of the names that mean it on writing;
-- ``HOLDS``: the operators it has a place for.
+:data:`FORMATS` names them, :func:`read` and :func:`write` take any of them, :func:`convert` goes
+from one to another, :func:`convert_many` does so for many structures.
 """
 
-from __future__ import annotations
+from .batch import Batch, convert_many
+from .conversion import Converted, check_conversion, convert
+from .registry import FORMATS, guess_format, read, write
 
-import inspect
-import os
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from difflib import get_close_matches
-from importlib import import_module
-from pathlib import Path
-from types import MappingProxyType
-
-from ase_nextham.data import LCAOData
-
-FORMATS: Mapping[str, str] = MappingProxyType(
-    {
-        "abacus": "folder of an ABACUS run: INPUT, STRU, OUT.*/ with H(R), S(R), r(R)",
-        "native": "HDF5 file of this package (.h5, .hdf5)",
-    }
-)
-"""Known formats in words; each is the module of that name."""
-
-
-def read(
-    path: str | os.PathLike | Sequence[str | os.PathLike], format: str | None = None, **options
-) -> LCAOData:
-    """Read a structure and its operators.
-
-    Parameters
-    ----------
-    path
-        A file or folder; for ``"abacus"`` also several folders of one structure.
-    format
-        A key of :data:`FORMATS`; by default guessed from the content.
-    options
-        Of the format: see ``read`` in its module.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such path.
-    ValueError
-        For an unknown format, or content that is not of the format.
-    """
-    single = isinstance(path, (str, os.PathLike))
-    paths = [path] if single else list(path)
-    if not paths:
-        raise ValueError("there is nothing to read: no path was given")
-    name = guess_format(paths[0]) if format is None else format
-    module = _module(name)
-    if not single and len(paths) > 1 and name != "abacus":
-        raise ValueError(f"format {name!r} is read from one path, not from {len(paths)}")
-    _check_options(module.read, name, options)
-    return module.read(paths if len(paths) > 1 else paths[0], **options)
-
-
-def write(path: str | os.PathLike, data: LCAOData, format: str | None = None, **options) -> None:
-    """Write a structure and its operators.
-
-    Parameters
-    ----------
-    format
-        A key of :data:`FORMATS`; by default guessed from the suffix of ``path``.
-    options
-        Of the format: see ``write`` in its module.
-
-    Raises
-    ------
-    ValueError
-        For an unknown format or suffix, or data that the format cannot express.
-
-    Notes
-    -----
-    Warns where the format has no place for an operator, which is left out; of two Hamiltonians
-    that is H(0).
-    """
-    if format is None:
-        format = _format_of_name(path)
-    module = _module(format)
-    if not hasattr(module, "write"):
-        writable = [name for name in FORMATS if hasattr(_module(name), "write")]
-        raise ValueError(f"{format!r} is for reading only; writable are {', '.join(writable)}")
-    _check_options(module.write, format, options)
-    module.write(path, _held(data, module.HOLDS, f"{path}: {format}"), **options)
-
-
-def _format_of_name(path: str | os.PathLike) -> str:
-    endings = {ending: name for name in FORMATS for ending in _module(name).SUFFIXES}
-    named = [ending for ending in endings if Path(path).name.lower().endswith(ending)]
-    if not named:
-        raise ValueError(
-            f"{path}: the name does not tell the format; give one of {', '.join(FORMATS)}"
-        )
-    return endings[max(named, key=len)]
-
-
-def _held(data: LCAOData, holds: Sequence[str], where: str) -> LCAOData:
-    """The operators that a format has a place for."""
-    names = ("overlap", "h0", "hamiltonian", "position")
-    dropped = [name for name in names if name not in holds and getattr(data, name) is not None]
-    if dropped == ["h0"] and data.hamiltonian is None and "hamiltonian" in holds:
-        return replace(data, h0=None, hamiltonian=data.h0)
-    lost = [name for name in dropped if name != "overlap"]
-    if lost:
-        words = {"h0": "H(0)", "hamiltonian": "the Hamiltonian", "position": "r(R)"}
-        warnings.warn(
-            f"{where} has no place for {' and '.join(words[name] for name in lost)}, left out",
-            stacklevel=4,
-        )
-    return replace(data, **dict.fromkeys(lost))
-
-
-def convert(
-    source: str | os.PathLike | Sequence[str | os.PathLike],
-    target: str | os.PathLike,
-    source_format: str | None = None,
-    target_format: str | None = None,
-    *,
-    read_options: Mapping | None = None,
-    write_options: Mapping | None = None,
-) -> LCAOData:
-    """Read in one format, write in another; returns what was read.
-
-    Parameters
-    ----------
-    source, source_format, read_options
-        As the arguments of :func:`read`.
-    target, target_format, write_options
-        As the arguments of :func:`write`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`read` and :func:`write`; an unknown target format before anything is read.
-    """
-    if target_format is not None:
-        _module(target_format)
-    data = read(source, source_format, **(read_options or {}))
-    write(target, data, target_format, **(write_options or {}))
-    return data
-
-
-def guess_format(path: str | os.PathLike) -> str:
-    """The format that the content of a file or folder is of.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such path.
-    ValueError
-        If it is none of :data:`FORMATS`.
-    """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    for name in FORMATS:
-        if _module(name).recognises(Path(path)):
-            return name
-    known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
-    raise ValueError(f"{path}: the content is of no known format. Known are {known}")
-
-
-def _check_options(function, format: str, options: Mapping) -> None:
-    known = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    for name in options:
-        if name not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise ValueError(f"option {name!r} means nothing for format {format!r}; {takes}")
-
-
-def _module(name: str):
-    if name not in FORMATS:
-        close = get_close_matches(str(name).lower(), FORMATS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown format {name!r}; known formats: {', '.join(FORMATS)}{hint}")
-    return import_module(f".{name.replace('-', '_')}", __package__)
-
-
-__all__ = ["FORMATS", "convert", "guess_format", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "Batch",
+    "Converted",
+    "check_conversion",
+    "convert",
+    "convert_many",
+    "guess_format",
+    "read",
+    "write",
+]

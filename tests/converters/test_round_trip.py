@@ -88,7 +88,8 @@ def test_several_labels_of_an_element_survive(abacus_folders, tmp_path):
 
 
 def test_what_is_converted_is_what_was_read(abacus_folders, tmp_path):
-    data = convert(abacus_folders / "v3.8.1" / "h2o", tmp_path / "h2o.h5")
+    data = read(abacus_folders / "v3.8.1" / "h2o")
+    convert(abacus_folders / "v3.8.1" / "h2o", tmp_path / "h2o.h5")
     assert_same(hdf5.read(tmp_path / "h2o.h5"), data, 0.0)
     convert(tmp_path / "h2o.h5", tmp_path / "folder", target_format="abacus")
     assert_same(read(tmp_path / "folder", format="abacus"), data, 1e-11)

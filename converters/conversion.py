@@ -1,0 +1,195 @@
+"""From one format to another: what is kept, with which spin, and a check of what was written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from numpy import ndarray
+
+from ase_nextham import bands
+from ase_nextham.data import LCAOData
+from ase_nextham.matrix import LCAOMatrix
+
+from .registry import format_of_name, read, writable, write
+
+OPERATORS = ("overlap", "h0", "hamiltonian", "position")
+"""What can be asked for with ``only``."""
+
+SPINS = ("up", "down", "collinear", "spinor")
+"""What can be asked for with ``spin``: one channel of a collinear Hamiltonian, or more spin."""
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """What a conversion has written.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    operators
+        Names of what was read and not left out, of :data:`OPERATORS`.
+    """
+
+    atoms: Atoms
+    operators: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    target: str | os.PathLike,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    *,
+    only: Collection[str] | None = None,
+    spin: str | None = None,
+    read_options: Mapping | None = None,
+    write_options: Mapping | None = None,
+) -> Converted:
+    """Read in one format, write in another.
+
+    Parameters
+    ----------
+    source, source_format, read_options
+        As the arguments of :func:`read`.
+    target, target_format, write_options
+        As the arguments of :func:`write`.
+    only
+        Operators to keep, of :data:`OPERATORS`; the overlap is always kept.
+    spin
+        ``"up"`` or ``"down"``: that channel of collinear Hamiltonians, as unpolarised ones;
+        ``"collinear"`` or ``"spinor"``: the same Hamiltonians with more spin.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read` and :func:`write`; an unknown target format before anything is read.
+    """
+    if target_format is None:
+        target_format = format_of_name(target)
+    writable(target_format)
+    data = selected(read(source, source_format, **(read_options or {})), only, spin)
+    write(target, data, target_format, **(write_options or {}))
+    return Converted(data.atoms, _names(data))
+
+
+def check_conversion(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    target: str | os.PathLike,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    *,
+    only: Collection[str] | None = None,
+    spin: str | None = None,
+    read_options: Mapping | None = None,
+    write_options: Mapping | None = None,
+    nkpts: int = 4,
+) -> dict[str, float]:
+    """Try a conversion: write, read back, compare the eigenvalues, and leave nothing behind.
+
+    Parameters
+    ----------
+    target
+        Where the result would go; it is written beside it and removed.
+    nkpts
+        Random k-points (seeded) at which eigenvalues are compared.
+
+    Returns
+    -------
+    dict
+        For ``"h0"`` and ``"hamiltonian"``, as far as both sides have them: the largest change of
+        an eigenvalue in eV.
+
+    Raises
+    ------
+    ValueError
+        As :func:`convert`; or if the result holds no Hamiltonian, or another number of bands.
+    """
+    if target_format is None:
+        target_format = format_of_name(target)
+    writable(target_format)
+    data = selected(read(source, source_format, **(read_options or {})), only, spin)
+    parent = Path(target).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{Path(target).name}.") as folder:
+        trial = Path(folder) / Path(target).name
+        write(trial, data, target_format, **(write_options or {}))
+        found = read(trial, target_format)
+    kpts = np.random.default_rng(0).uniform(-0.5, 0.5, (nkpts, 3))
+    before = {name: getattr(data, name) for name in ("h0", "hamiltonian")}
+    after = {name: getattr(found, name) for name in ("h0", "hamiltonian")}
+    if before["hamiltonian"] is None and after["h0"] is None:
+        # a format without a place for H(0) has it where others have H
+        after = {"h0": after["hamiltonian"], "hamiltonian": None}
+    errors = {}
+    for name in before:
+        if before[name] is None or after[name] is None:
+            continue
+        expected = _spectrum(before[name], data, kpts)
+        result = _spectrum(after[name], found, kpts)
+        if result.shape != expected.shape:
+            raise ValueError(
+                f"{target}: {expected.shape[1]} spin bands were written as {target_format}, and "
+                f"{result.shape[1]} read back"
+            )
+        errors[name] = float(np.nanmax(np.abs(result - expected)))
+    if not errors:
+        raise ValueError(f"{source}: there is no Hamiltonian whose eigenvalues could be compared")
+    return errors
+
+
+def selected(data: LCAOData, only: Collection[str] | None, spin: str | None) -> LCAOData:
+    """The part of the data that is asked for; see :func:`convert`.
+
+    Raises
+    ------
+    ValueError
+        For unknown words, an operator that the data do not hold, or a spin that they cannot have.
+    """
+    if only is not None:
+        for name in only:
+            if name not in OPERATORS:
+                raise ValueError(f"unknown operator {name!r}; known: {', '.join(OPERATORS)}")
+            if getattr(data, name) is None:
+                raise ValueError(f"{name!r} is asked for, but the source holds {_names(data)}")
+        left_out = [name for name in OPERATORS[1:] if name not in only]
+        data = replace(data, **dict.fromkeys(left_out))
+    if spin is None:
+        return data
+    if spin not in SPINS:
+        raise ValueError(f"unknown spin {spin!r}; known: {', '.join(SPINS)}")
+    changed = {
+        name: _with_spin(getattr(data, name), spin)
+        for name in ("h0", "hamiltonian")
+        if getattr(data, name) is not None
+    }
+    return replace(data, **changed)
+
+
+def _with_spin(matrix: LCAOMatrix, spin: str) -> LCAOMatrix:
+    if spin not in ("up", "down"):
+        return matrix.with_spin(spin)
+    if matrix.spin != "collinear":
+        raise ValueError(f"spin {spin!r} is asked for, but the Hamiltonian is {matrix.spin}")
+    return replace(matrix, spin="unpolarised", data=matrix.data[("up", "down").index(spin)])
+
+
+def _names(data: LCAOData) -> tuple[str, ...]:
+    return tuple(name for name in OPERATORS if getattr(data, name) is not None)
+
+
+def _spectrum(matrix: LCAOMatrix, data: LCAOData, kpts: ndarray) -> ndarray:
+    """All eigenvalues of both spins, sorted, so that kinds of spin can be compared."""
+    eps = bands.eigenvalues(matrix, data.overlap, kpts)
+    if matrix.spin == "unpolarised":
+        eps = np.concatenate([eps, eps])
+    return np.sort(np.concatenate(list(eps), axis=1), axis=1)
+
+
+__all__ = ["OPERATORS", "SPINS", "Converted", "check_conversion", "convert", "selected"]
