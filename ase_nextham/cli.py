@@ -57,12 +57,15 @@ def _print_warning(message, category, filename, lineno, file=None, line=None):
     print(f"nextham: {message}", file=sys.stderr)
 
 
+_WORDS = {"overlap": "overlap", "h0": "H(0)", "hamiltonian": "Hamiltonian", "position": "r"}
+
 # --- sub-commands --------------------------------------------------------------------------------
 
 
 def _predict(options) -> None:
     from ase_nextham.calculator import NextHAMCalculator
     from ase_nextham.converters import write
+    from ase_nextham.description import contents
 
     atoms = _structure(options.structure)
     calc = NextHAMCalculator(
@@ -70,7 +73,7 @@ def _predict(options) -> None:
     )
     data = calc.get_data(atoms)
     write(options.output, data, format=options.to)
-    print(f"{options.output}: {_contents(data)} of {atoms.get_chemical_formula('metal')}")
+    print(f"{options.output}: {contents(data)} of {atoms.get_chemical_formula('metal')}")
 
 
 def _bands(options) -> None:
@@ -140,32 +143,71 @@ def _optics(options) -> None:
 
 
 def _convert(options) -> None:
-    from ase_nextham.converters import convert
+    from ase_nextham.converters import check_conversion, convert
 
     *sources, target = options.paths
     if not sources:
         raise ValueError("convert needs a source and a target: nextham convert SRC [SRC ...] DST")
-    data = convert(
-        _one_or_several(sources),
+    choices = {
+        "only": None if options.only is None else options.only.split(","),
+        "spin": options.spin,
+        "read_options": _reading(options),
+        "write_options": {} if options.layout is None else {"layout": options.layout},
+    }
+    if options.each:
+        _convert_each(options, sources, target, choices)
+        return
+    if options.jobs != 1:
+        raise ValueError("--jobs is for many structures at once: give --each, too")
+    source = _one_or_several(sources)
+    formats = {"source_format": options.from_, "target_format": options.to}
+    if options.check:
+        for name, error in check_conversion(source, target, **formats, **choices).items():
+            print(f"{_WORDS[name]}: eigenvalues at random k-points change by {error:.1e} eV")
+        print(f"{target}: not written, because this was a check")
+        return
+    result = convert(source, target, **formats, **choices)
+    held = ", ".join(_WORDS[name] for name in result.operators)
+    print(f"{target}: {held} of {result.atoms.get_chemical_formula('metal')}")
+
+
+def _convert_each(options, sources: Sequence[str], target: str, choices: Mapping) -> None:
+    from ase_nextham.converters import convert_many
+
+    if options.to is None:
+        raise ValueError("many structures at once need the format of the results: --to FORMAT")
+    if options.check:
+        raise ValueError("--check is for one structure: leave out --each")
+    batch = convert_many(
+        sources,
         target,
-        source_format=options.from_,
+        options.from_,
         target_format=options.to,
-        read_options=_reading(options),
-        write_options={} if options.layout is None else {"layout": options.layout},
+        jobs=options.jobs,
+        progress=sys.stderr.isatty(),
+        **choices,
     )
-    print(f"{target}: {_contents(data)} of {data.atoms.get_chemical_formula('metal')}")
+    for name, remarks in batch.remarks.items():
+        for remark in remarks:
+            print(f"nextham: {name}: {remark}", file=sys.stderr)
+    done, skipped, failed = len(batch.done), len(batch.skipped), len(batch.failed)
+    print(f"{target}: {done} converted, {skipped} there already, {failed} failed")
+    if failed:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in batch.failed.items())
+        raise ValueError(f"{failed} of {done + skipped + failed} structures failed:\n{reasons}")
 
 
 def _info(options) -> None:
     from ase_nextham.converters import guess_format, read
+    from ase_nextham.description import describe, describe_matrices
 
     for path in options.paths:
-        if Path(path).is_file() and guess_format(path) != "native":
-            print(_describe_matrices(path))
+        name = guess_format(path) if options.from_ is None else options.from_
+        if name == "abacus" and Path(path).is_file():
+            print(describe_matrices(path))
         else:
-            name = guess_format(path) if options.from_ is None else options.from_
             data = read(path, format=name, **_reading(options))
-            print(f"{path}: {name} format\n{_describe(data)}")
+            print(f"{path}: {name} format\n{describe(data)}")
 
 
 # --- what they share -----------------------------------------------------------------------------
@@ -210,87 +252,10 @@ def _hamiltonians(data: LCAOData, which: str) -> dict:
         if matrix is not None and which in (key, "all")
     }
     if not named:
-        raise ValueError(f"the data holds {_contents(data)}, no {which}")
+        from ase_nextham.description import contents
+
+        raise ValueError(f"the data holds {contents(data)}, no {which}")
     return named
-
-
-def _contents(data: LCAOData) -> str:
-    held = {
-        "overlap": data.overlap,
-        "H(0)": data.h0,
-        "Hamiltonian": data.hamiltonian,
-        "position r": data.position,
-    }
-    return ", ".join(name for name, value in held.items() if value is not None)
-
-
-def _describe(data: LCAOData) -> str:
-    """What an LCAOData holds, line by line."""
-    atoms, basis, S = data.atoms, data.basis, data.overlap
-    lengths = ", ".join(f"{x:.4g}" for x in atoms.cell.lengths())
-    angles = ", ".join(f"{x:.4g}" for x in atoms.cell.angles())
-    vectors = atoms.positions[S.pairs.j] - atoms.positions[S.pairs.i]
-    reach = np.linalg.norm(vectors + S.pairs.R @ atoms.cell.array, axis=1).max()
-    orbitals = "; ".join(
-        f"{name} {basis.label(name)}"
-        + (f" to {basis.radius[name]:.2f} Angstrom" if name in basis.radius else "")
-        for name in dict.fromkeys(data.symbols)
-    )
-    lines = [
-        ("structure", f"{atoms.get_chemical_formula('metal')}, {len(atoms)} atoms"),
-        ("cell", f"{lengths} Angstrom; {angles} degrees; {atoms.cell.volume:.4g} Angstrom^3"),
-        ("orbitals", f"{orbitals}; {S.dimension} in all, {basis.convention} convention"),
-        ("pairs", f"{len(S.pairs)} pairs of atoms, the farthest {reach:.2f} Angstrom apart"),
-        ("holds", _contents(data)),
-    ]
-    if data.nelectrons is not None:
-        lines.append(("electrons", f"{data.nelectrons:g}"))
-    if data.fermi_level is not None:
-        lines.append(("Fermi level", f"{data.fermi_level:.6g} eV, as the source states it"))
-    lowest = np.linalg.eigvalsh(S.at_k([[0, 0, 0], [0.31, 0.17, -0.23]])).min()
-    checks = [f"smallest eigenvalue of S(k) at two k-points {lowest:.3g}"]
-    for name, matrix in (("H(0)", data.h0), ("Hamiltonian", data.hamiltonian)):
-        if matrix is not None:
-            lines.append((name, f"{matrix.spin}, dimension {matrix.dimension}"))
-            checks.append(
-                f"{name} is Hermitian to {matrix.hermitian_error():.1g} eV and invariant under "
-                f"time reversal to {matrix.time_reversal_error():.1g} eV"
-            )
-    if data.position is not None:
-        checks.append(f"r obeys its translation identity to {data.position_error():.1g} Angstrom")
-    lines += [("check", text) for text in checks]
-    lines += [("source", text) for text in _describe_source(data.source)]
-    return "\n".join(f"  {name:<12} {text}" for name, text in lines)
-
-
-def _describe_source(source: Mapping, name: str = "") -> list[str]:
-    """Provenance, a line for every entry that is not a mapping of mappings."""
-    lines, plain = [], []
-    for key, value in source.items():
-        if isinstance(value, Mapping):
-            lines += _describe_source(value, f"{name}{key}: ")
-        else:
-            words = ", ".join(map(str, value)) if isinstance(value, list) else value
-            plain.append(f"{key} {words}")
-    return ([name + "; ".join(plain)] if plain else []) + lines
-
-
-def _describe_matrices(path: str) -> str:
-    """What an ABACUS matrix file holds, record by record."""
-    from ase_nextham.h0.csr import read_csr
-
-    lines = []
-    for record in read_csr(path):
-        operator = record.operator or "operator not named in the file"
-        if record.component is not None:
-            operator += f", component {'xyz'[record.component]}"
-        kind = "complex" if np.iscomplexobj(record.value) else "real"
-        lines.append(
-            f"  step {record.step}: {operator}; {record.layout}; {kind}, dimension "
-            f"{record.dimension}, {len(record.R)} lattice vectors, {len(record.value)} elements"
-            + ("; folded to gamma, no k-points" if record.gamma_folded else "")
-        )
-    return "\n".join([f"{path}: ABACUS matrix file", *lines])
 
 
 def _save(figure, target: str) -> None:
@@ -352,6 +317,24 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     convert.add_argument("paths", nargs="+", metavar="PATH", help="source(s), then the target")
     _add_source_arguments(convert)
+    convert.add_argument("--only", help="operators to keep, for example h0,overlap")
+    convert.add_argument(
+        "--spin",
+        choices=["up", "down", "collinear", "spinor"],
+        help="one channel of collinear Hamiltonians, or more spin than there is",
+    )
+    convert.add_argument(
+        "--check",
+        action="store_true",
+        help="a dry run: write, read back, compare eigenvalues at random k-points, leave nothing",
+    )
+    convert.add_argument(
+        "--each",
+        action="store_true",
+        help="every source is a structure of its own (or a folder of them), the target a folder "
+        "of results; those that are there already are skipped",
+    )
+    convert.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, with --each")
     convert.add_argument("--to", help="format of the target (else guessed from its name)")
     convert.add_argument(
         "--layout",

@@ -115,12 +115,8 @@ def _expanded(sources: Sequence[str | os.PathLike], source_format: str | None) -
         if source_format is not None or not source.is_dir() or _known(source):
             paths.append(source)
             continue
-        inside = [path for path in sorted(source.iterdir()) if _known(path)]
-        if not inside:
-            raise ValueError(
-                f"{source}: neither this folder nor what is in it is of a known format"
-            )
-        paths += inside
+        # what is of no format at all fails later, by itself, and does not stop the others
+        paths += [path for path in sorted(source.iterdir()) if _known(path)] or [source]
     if not paths:
         raise ValueError("there is nothing to convert: no source was given")
     return paths

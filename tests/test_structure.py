@@ -23,6 +23,7 @@ FLOORS = {
     "plot": 2,
     "h0": 3,
     "calculator": 4,
+    "description": 4,
     "cli": 5,
     "converters": 5,
     "testing": 5,

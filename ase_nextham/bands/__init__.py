@@ -24,10 +24,12 @@ from ase_nextham.bands.mesh import KMesh, kmesh, kmesh_for
 from ase_nextham.bands.path import band_structure
 from ase_nextham.bands.projections import dos, fat_bands, pdos
 from ase_nextham.bands.sparse import bands_near, electrons_below, fermi_level_sparse
+from ase_nextham.bands.truncation import Truncation, truncation
 
 __all__ = [
     "Gap",
     "KMesh",
+    "Truncation",
     "band_gap",
     "band_structure",
     "bands_near",
@@ -43,4 +45,5 @@ __all__ = [
     "occupations",
     "pdos",
     "spin_degeneracy",
+    "truncation",
 ]
