@@ -20,10 +20,11 @@ from numpy import ndarray
 from scipy.sparse import coo_array
 
 from ase_nextham.basis import Basis
-from ase_nextham.files import write_atomically
-from ase_nextham.h0.csr_binary import binary_bytes, read_binary, read_npz
+from ase_nextham.files import replacing
+from ase_nextham.h0.csr_binary import read_binary, read_npz
 from ase_nextham.h0.csr_matrix import DROPPED, MAX_R, NEGLIGIBLE, CSRMatrix, MatrixFileError
-from ase_nextham.h0.csr_text import legacy_text, looks_like_text, new_text, read_text
+from ase_nextham.h0.csr_text import looks_like_text, read_text
+from ase_nextham.h0.csr_writer import Record, write_binary, write_legacy_text, write_new_text
 from ase_nextham.matrix import AtomPairs, LCAOMatrix, formula
 from ase_nextham.units import BOHR, RYDBERG
 
@@ -445,7 +446,7 @@ def _record(name: str, R: ndarray, channel: int, listed: _Listed) -> CSRMatrix:
 
 def write_csr(
     path: str | Path,
-    records: Sequence[CSRMatrix],
+    records: Sequence[CSRMatrix | Record],
     layout: str,
     *,
     digits: int = 8,
@@ -476,28 +477,29 @@ def write_csr(
     ValueError
         If a layout cannot hold the records.
     """
-    labelled = [record for record in records if record.operator is None]
-    if layout == "binary":
-        if any(record.operator == "r" for record in records):
-            raise ValueError("r(R) is written as 'legacy text', also beside binary H(R) and S(R)")
-        content = binary_bytes(records)
-    elif layout not in ("legacy text", "new text"):
+    if layout not in ("legacy text", "new text", "binary"):
         raise ValueError(
             f"unknown layout {layout!r}; known for writing: 'legacy text', 'new text', 'binary'"
         )
-    elif labelled:
-        raise ValueError(f"{labelled[0].path}: text files name the operator, but it is not known")
-    elif layout == "legacy text":
-        content = legacy_text(records, digits)
-    else:
-        if atoms is None or any(record.operator == "r" for record in records):
-            raise ValueError(
-                "'new text' has the structure in its header, so atoms are needed, and no place for "
-                "r(R), which ABACUS writes as 'legacy text'"
-            )
-        cell = _cell_lines(atoms, species or atoms.get_chemical_symbols())
-        content = new_text(records, digits, spin_directions, cell)
-    write_atomically(path, content)
+    is_r = any(record.operator == "r" for record in records)
+    unnamed = [record for record in records if record.operator is None]
+    if layout == "binary" and is_r:
+        raise ValueError("r(R) is written as 'legacy text', also beside binary H(R) and S(R)")
+    if layout != "binary" and unnamed:
+        raise ValueError(f"{unnamed[0].path}: text files name the operator, but it is not known")
+    if layout == "new text" and (atoms is None or is_r):
+        raise ValueError(
+            "'new text' has the structure in its header, so atoms are needed, and no place for "
+            "r(R), which ABACUS writes as 'legacy text'"
+        )
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if layout == "binary":
+            write_binary(file, records)
+        elif layout == "legacy text":
+            write_legacy_text(file, records, digits)
+        else:
+            cell = _cell_lines(atoms, species or atoms.get_chemical_symbols())
+            write_new_text(file, records, digits, spin_directions, cell)
 
 
 def _cell_lines(atoms: Atoms, species: Sequence[str]) -> str:

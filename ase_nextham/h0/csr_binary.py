@@ -179,25 +179,6 @@ def _matrices(
     return matrices
 
 
-def binary_bytes(records: Sequence[CSRMatrix]) -> bytes:
-    """The content of a ``.dat`` file with 64-bit row pointers, those of empty R included."""
-    parts = []
-    for record in records:
-        dimension, nR = record.dimension, len(record.R)
-        parts.append(struct.pack("<3i", record.step, dimension, nR))
-        for n, R in enumerate(record.R.tolist()):
-            pointers = record.indptr[n * dimension : (n + 1) * dimension + 1]
-            elements = slice(pointers[0], pointers[-1])
-            value, column = record.value[elements], record.column[elements]
-            parts += [
-                struct.pack("<4i", *R, len(value)),
-                value.astype(value.dtype.newbyteorder("<")).tobytes(),
-                column.astype("<i4").tobytes(),
-                (pointers - pointers[0]).astype("<i8").tobytes(),
-            ]
-    return b"".join(parts)
-
-
 # --- NPZ ---------------------------------------------------------------------------------------
 
 _BLOCK_NAME = re.compile(r"mat_(\d{1,6})_(\d{1,6})_(-?\d{1,6})_(-?\d{1,6})_(-?\d{1,6})")

@@ -7,7 +7,7 @@ All layouts (:mod:`~ase_nextham.h0.csr_text`, :mod:`~ase_nextham.h0.csr_binary`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,6 +172,16 @@ class CSRMatrix:
     def row(self) -> ndarray:
         """Row of every element in the stacked matrix, ``n * dimension + mu``, shape (nnz,)."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def row_lengths(self, n: int) -> ndarray:
+        """Elements of each row of the n-th R, shape (dimension,)."""
+        return np.diff(self.indptr[n * self.dimension : (n + 1) * self.dimension + 1])
+
+    def pieces(self, n: int) -> Iterator[tuple[ndarray, ndarray]]:
+        """Values and columns of the n-th R, in one piece: see :mod:`~ase_nextham.h0.csr_writer`."""
+        first, last = self.indptr[n * self.dimension], self.indptr[(n + 1) * self.dimension]
+        if last > first:
+            yield self.value[first:last], self.column[first:last]
 
     def place(self, element: int) -> str:
         """File and R of an element, for messages."""
