@@ -59,7 +59,7 @@ def read(
     if not paths:
         raise ValueError("there is nothing to read: no path was given")
     name = guess_format(paths[0]) if format is None else format
-    module = _module(name)
+    module = module_of(name)
     if not single and len(paths) > 1 and name != "abacus":
         raise ValueError(f"format {name!r} is read from one path, not from {len(paths)}")
     _check_options(module.read, name, options)
@@ -101,7 +101,7 @@ def format_of_name(path: str | os.PathLike) -> str:
     ValueError
         If it means none.
     """
-    endings = {ending: name for name in FORMATS for ending in _module(name).SUFFIXES}
+    endings = {ending: name for name in FORMATS for ending in module_of(name).SUFFIXES}
     named = [ending for ending in endings if Path(path).name.lower().endswith(ending)]
     if not named:
         raise ValueError(
@@ -118,9 +118,9 @@ def writable(format: str):
     ValueError
         For an unknown format, or one for reading only.
     """
-    module = _module(format)
+    module = module_of(format)
     if not hasattr(module, "write"):
-        names = [name for name in FORMATS if hasattr(_module(name), "write")]
+        names = [name for name in FORMATS if hasattr(module_of(name), "write")]
         raise ValueError(f"{format!r} is for reading only; writable are {', '.join(names)}")
     return module
 
@@ -154,7 +154,7 @@ def guess_format(path: str | os.PathLike) -> str:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     for name in FORMATS:
-        if _module(name).recognises(Path(path)):
+        if module_of(name).recognises(Path(path)):
             return name
     known = "; ".join(f"{name}: {words}" for name, words in FORMATS.items())
     raise ValueError(f"{path}: the content is of no known format. Known are {known}")
@@ -172,7 +172,14 @@ def _check_options(function, format: str, options: Mapping) -> None:
             raise ValueError(f"option {name!r} means nothing for format {format!r}; {takes}")
 
 
-def _module(name: str):
+def module_of(name: str):
+    """The module of a format, for whatever it is wanted.
+
+    Raises
+    ------
+    ValueError
+        If there is no such format.
+    """
     if name not in FORMATS:
         close = get_close_matches(str(name).lower(), FORMATS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -180,4 +187,4 @@ def _module(name: str):
     return import_module(f".{name.replace('-', '_')}", __package__)
 
 
-__all__ = ["FORMATS", "format_of_name", "guess_format", "read", "writable", "write"]
+__all__ = ["FORMATS", "format_of_name", "guess_format", "module_of", "read", "writable", "write"]
