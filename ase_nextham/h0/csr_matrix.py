@@ -173,6 +173,11 @@ class CSRMatrix:
         """Row of every element in the stacked matrix, ``n * dimension + mu``, shape (nnz,)."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
+    @property
+    def nnz(self) -> int:
+        """Number of elements."""
+        return len(self.value)
+
     def row_lengths(self, n: int) -> ndarray:
         """Elements of each row of the n-th R, shape (dimension,)."""
         return np.diff(self.indptr[n * self.dimension : (n + 1) * self.dimension + 1])
