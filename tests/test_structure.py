@@ -22,6 +22,7 @@ FLOORS = {
     "optics": 2,
     "plot": 2,
     "h0": 3,
+    "model": 3,
     "calculator": 4,
     "description": 4,
     "cli": 5,
