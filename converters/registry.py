@@ -26,6 +26,8 @@ from ase_nextham.data import LCAOData
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
+        "deeph": "folder of DeepH: POSCAR, info.json, hamiltonian.h5, overlap.h5",
+        "deeph-legacy": "folder of the first DeepH: hamiltonians.h5, overlaps.h5, element.dat, ...",
         "abacus": "folder of an ABACUS run: INPUT, STRU, OUT.*/ with H(R), S(R), r(R)",
         "native": "HDF5 file of this package (.h5, .hdf5)",
     }
