@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,21 +24,18 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, CalculatorSetupError, ReadError
-from ase.config import cfg
 from ase.units import Bohr
-from numpy import ndarray
 
 from ase_nextham.data import LCAOData
 from ase_nextham.files import read_text, write_atomically
+from ase_nextham.h0.elementfiles import abacus_section, find_files
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.inputfile import read_input
 from ase_nextham.h0.orb import read_orb
+from ase_nextham.h0.spin import Spin, check_spin_options, spin_treatment
 from ase_nextham.h0.upf import Pseudopotential, read_upf
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.units import BOHR
-
-MOMENTS = ("zero", "initial", "abacus39_auto")
-"""What the atomic densities are magnetised with; see :class:`AbacusH0`."""
 
 SUFFIX = "h0"
 """Results go to ``OUT.h0``; by this name a folder of ours is told from one with other results."""
@@ -54,29 +50,14 @@ _OWN = {"calculation", "suffix", "stru_file", "kpoint_file", "kspacing", "pseudo
 _OWN |= {"orbital_dir", "basis_type", "gamma_only", "symmetry", "nspin", "lspinorb", "noncolin"}
 _OWN |= {"ecutwfc", "scf_nmax", "init_chg", "out_mat_hs2", "out_mat_r"}
 
-# ABACUS takes atoms whose moments are all below this for atoms without given moments
-_NO_MOMENT = 1e-5
+# just above the moment from which on ABACUS takes moments for given, spin.NO_MOMENT
 _TOKEN_MOMENT = 2e-5
-
-# moments of abacus39_auto along z in mu_B, by nspin
-_ABACUS39_AUTO = {1: 0.0, 2: 1.0, 4: 3.0**0.5}
 
 # get_hs comes with a patch, so that no version tells whether a build has it. Each executable is
 # asked once: it does it, or refuses within a second and before anything is computed, in the words
 # of 3.8 and 3.11 or of versions before 3.6.
 _GET_HS_REFUSED = re.compile(r"parameter calculation must be|check 'calculation'")
 _without_get_hs: set[tuple] = set()
-
-
-@dataclass(frozen=True)
-class _Spin:
-    """How spins are treated, in ABACUS's keywords, and the moments in units of mu_B."""
-
-    nspin: int
-    lspinorb: bool
-    noncolin: bool
-    moments: str
-    magmoms: ndarray  # (natoms,) along z or (natoms, 3)
 
 
 class AbacusH0:
@@ -161,17 +142,7 @@ class AbacusH0:
         directory: str | PathLike | None = None,
         timeout: float | None = None,
     ):
-        if nspin not in (None, 1, 2, 4):
-            raise ValueError(f"nspin={nspin!r} must be 1, 2 or 4")
-        if spin_orbit and nspin in (1, 2):
-            raise ValueError(f"spin_orbit=True needs spinors, nspin=4, not nspin={nspin}")
-        if moments not in MOMENTS:
-            raise ValueError(f"unknown moments {moments!r}; known: {', '.join(MOMENTS)}")
-        if moments == "zero" and nspin == 2:
-            raise ValueError(
-                "nspin=2 without magnetic moments is twice the H(0) of nspin=1: use nspin=1, or "
-                "give the atoms initial magnetic moments and moments='initial'"
-            )
+        check_spin_options(nspin, spin_orbit, moments)
         own = sorted(_OWN & {key.lower() for key in inp or {}})
         if own:
             raise ValueError(
@@ -225,11 +196,12 @@ class AbacusH0:
         elements = list(dict.fromkeys(atoms.get_chemical_symbols()))
         command = self._command()
         files = _Files(
-            _find(elements, self.pseudopotentials, self.pseudo_dir, "pseudopotential", ".upf"),
-            _find(elements, self.orbitals, self.orbital_dir, "orbital", ".orb"),
+            find_files(elements, self.pseudopotentials, self.pseudo_dir, "pseudopotential", ".upf"),
+            find_files(elements, self.orbitals, self.orbital_dir, "orbital", ".orb"),
         )
         upf = _headers(files)
-        spin = self._spin(atoms, upf)
+        has_so = {element: header.has_so for element, header in upf.items()}
+        spin = spin_treatment(atoms, has_so, self.nspin, self.spin_orbit, self.moments)
         with _working_folder(self.directory) as folder:
             self._run(command, folder, atoms, spin, files)
             try:
@@ -259,47 +231,8 @@ class AbacusH0:
             )
         return [os.path.abspath(executable), *command[1:]]  # it runs in another folder
 
-    def _spin(self, atoms: Atoms, upf: Mapping[str, Pseudopotential]) -> _Spin:
-        """Spin treatment and moments of one structure, checked against its pseudopotentials."""
-        given = atoms.get_initial_magnetic_moments()
-        magnetic = bool(np.abs(given).max() > _NO_MOMENT)
-        scalar = [element for element, header in upf.items() if not header.has_so]
-        nspin = self.nspin
-        if nspin is None:
-            if self.spin_orbit or (self.spin_orbit is None and not scalar):
-                nspin = 4
-            else:
-                nspin = 2 if magnetic and self.moments == "initial" else 1
-        spin_orbit = nspin == 4 if self.spin_orbit is None else self.spin_orbit
-        if spin_orbit and scalar:
-            raise CalculatorSetupError(
-                "spin-orbit coupling needs fully relativistic pseudopotentials (has_so in the UPF "
-                f"header), which those of {', '.join(scalar)} are not; use others, or "
-                "spin_orbit=False"
-            )
-        moments, magmoms = self.moments, np.zeros(len(atoms))
-        if moments == "initial" and magnetic:
-            _check_initial(nspin, given)
-            magmoms = given
-        elif moments == "initial" and nspin == 2:
-            raise ValueError(
-                "nspin=2 with moments='initial' needs atoms with initial magnetic moments, and "
-                "these have none: set them, or use nspin=1"
-            )
-        elif magnetic:
-            warnings.warn(
-                f"the atoms have initial magnetic moments of up to {np.abs(given).max():.3g} mu_B "
-                f"that moments={moments!r} ignores; moments='initial' starts with them",
-                stacklevel=3,
-            )
-        if moments == "abacus39_auto":
-            magmoms = magmoms + _ABACUS39_AUTO[nspin]
-        if not magmoms.any():
-            moments = "zero"
-        return _Spin(nspin, spin_orbit, magmoms.ndim == 2, moments, magmoms)
-
     def _run(
-        self, command: Sequence[str], folder: Path, atoms: Atoms, spin: _Spin, files: _Files
+        self, command: Sequence[str], folder: Path, atoms: Atoms, spin: Spin, files: _Files
     ) -> None:
         """Run ABACUS, with ``get_hs`` where it has that."""
         executable = tuple(_identity(word) for word in command)
@@ -320,7 +253,7 @@ class AbacusH0:
         command: Sequence[str],
         folder: Path,
         atoms: Atoms,
-        spin: _Spin,
+        spin: Spin,
         files: _Files,
     ) -> int:
         shutil.rmtree(folder / f"OUT.{SUFFIX}", ignore_errors=True)
@@ -328,7 +261,7 @@ class AbacusH0:
         return _execute(command, folder, self.timeout)
 
     def _write_input(
-        self, folder: Path, kind: str, atoms: Atoms, spin: _Spin, files: _Files
+        self, folder: Path, kind: str, atoms: Atoms, spin: Spin, files: _Files
     ) -> None:
         generalio = _abacuslite().io.generalio
         pseudo_dir, pseudo = _below_one_folder(files.pseudo)
@@ -342,8 +275,8 @@ class AbacusH0:
             "gamma_only": 0,
             "symmetry": 0,
             "nspin": 4 if spin.nspin == 2 else spin.nspin,
-            "lspinorb": int(spin.lspinorb),
-            "noncolin": int(spin.noncolin),
+            "lspinorb": int(spin.spin_orbit),
+            "noncolin": int(spin.noncollinear),
             "ecutwfc": self.ecutwfc,
             "out_mat_hs2": 1,
             "out_mat_r": int(self.position),
@@ -375,7 +308,7 @@ class AbacusH0:
                 raise AssertionError(f"{stru}: expected the moment of one atom, found {count}")
             write_atomically(stru, text)
 
-    def _check(self, data: LCAOData, spin: _Spin, folder: Path) -> None:
+    def _check(self, data: LCAOData, spin: Spin, folder: Path) -> None:
         """Refuse results that are not what was asked for."""
         if data.h0 is None:
             raise CalculationFailed(f"ABACUS wrote no H(R) in {folder}:\n{_why(folder)}")
@@ -426,14 +359,10 @@ def _identity(word: str) -> tuple[str, int | None]:
 
 def configured_command() -> str | None:
     """The command in section ``[abacus]`` of ASE's configuration, else ``abacus`` if on PATH."""
-    command = _section().get("command")
+    command = abacus_section().get("command")
     if command is None and shutil.which("abacus") is not None:
         command = "abacus"
     return command
-
-
-def _section() -> Mapping[str, str]:
-    return cfg.parser["abacus"] if cfg.parser.has_section("abacus") else {}
 
 
 def _abacuslite():
@@ -448,55 +377,12 @@ def _abacuslite():
 
 
 def _default_profile():
-    section = _section()
+    section = abacus_section()
     return _abacuslite().core.AbacusProfile(
         section.get("command", "abacus"),
         pseudo_dir=section.get("pseudo_dir"),
         orbital_dir=section.get("orbital_dir"),
     )
-
-
-def _find(
-    elements: Sequence[str],
-    named: Mapping[str, str | PathLike],
-    folder: str | PathLike | None,
-    what: str,
-    suffix: str,
-) -> dict[str, Path]:
-    """The file of each element: the one named, else the only one in the folder that can be it."""
-    found = {}
-    keyword = f"{what.removesuffix('potential')}_dir"
-    for element in elements:
-        if element in named:
-            path = Path(folder or ".").expanduser() / Path(named[element]).expanduser()
-            if not path.is_file():
-                raise CalculatorSetupError(f"{element}: the {what} {path} does not exist")
-            found[element] = path
-            continue
-        if folder is None:
-            raise CalculatorSetupError(
-                f"{element}: no {what}: give {keyword}, or set it in section [abacus] of "
-                "~/.config/ase/config.ini"
-            )
-        directory = Path(folder).expanduser()
-        if not directory.is_dir():
-            raise CalculatorSetupError(f"{keyword}={str(folder)!r} is not a folder")
-        # Si.upf, Si_gga_7au.orb, Si-sp.UPF, Si.pbe.upf, but not the Si of SiC.upf
-        pattern = re.compile(rf"{element}([^a-zA-Z].*)?\{suffix}", re.IGNORECASE)
-        candidates = sorted(p for p in directory.iterdir() if pattern.fullmatch(p.name))
-        if not candidates:
-            raise CalculatorSetupError(
-                f"{element}: no {what} in {directory}: looked for {element}{suffix}, "
-                f"{element}_*{suffix} and {element}-*{suffix}"
-            )
-        if len(candidates) > 1:
-            names = ", ".join(path.name for path in candidates)
-            raise CalculatorSetupError(
-                f"{element}: {len(candidates)} files in {directory} can be its {what} ({names}); "
-                f"choose one with {what}s={{{element!r}: {candidates[0].name!r}}}"
-            )
-        found[element] = candidates[0]
-    return {element: Path(os.path.abspath(path)) for element, path in found.items()}
 
 
 def _headers(files: _Files) -> dict[str, Pseudopotential]:
@@ -526,16 +412,6 @@ def _below_one_folder(paths: Mapping[str, Path]) -> tuple[str, dict[str, str]]:
     root = os.path.commonpath([path.parent for path in paths.values()])
     names = {element: os.path.relpath(path, root) for element, path in paths.items()}
     return os.path.join(root, ""), names
-
-
-def _check_initial(nspin: int, magmoms: ndarray) -> None:
-    if nspin == 1:
-        raise ValueError(
-            "moments='initial': the atoms have initial magnetic moments, which nspin=1 cannot "
-            "hold; use nspin=2 or 4"
-        )
-    if nspin == 2 and magmoms.ndim == 2:
-        raise ValueError("initial magnetic moments that are vectors need nspin=4, not nspin=2")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ase.config import Config
 from ase.neighborlist import primitive_neighbor_list
 from scipy.spatial.transform import Rotation
 
-from ase_nextham.h0 import abacus
+from ase_nextham.h0 import abacus, elementfiles
 from ase_nextham.h0.abacus import AbacusH0
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.testing import check_rotation
@@ -281,7 +281,7 @@ def test_further_keywords_reach_input(replay, tmp_path):
 def configure(monkeypatch, text):
     config = Config()
     config.parser.read_string(text)
-    monkeypatch.setattr(abacus, "cfg", config)
+    monkeypatch.setattr(elementfiles, "cfg", config)
 
 
 def test_command_and_folders_come_from_the_configuration_of_ase(monkeypatch, recordings):

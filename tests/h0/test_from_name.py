@@ -7,7 +7,7 @@ from ase.calculators.calculator import CalculatorSetupError
 from ase.config import Config
 
 from ase_nextham import h0
-from ase_nextham.h0 import abacus
+from ase_nextham.h0 import abacus, elementfiles
 from ase_nextham.testing import random_lcao
 
 
@@ -20,7 +20,7 @@ class Fixed:
 
 @pytest.fixture
 def no_abacus(monkeypatch, tmp_path):
-    monkeypatch.setattr(abacus, "cfg", Config())
+    monkeypatch.setattr(elementfiles, "cfg", Config())
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
@@ -49,7 +49,7 @@ def test_auto_takes_a_configured_abacus(no_abacus, monkeypatch):
     pytest.importorskip("abacuslite", reason="abacuslite is not installed")
     config = Config()
     config.parser.read_string("[abacus]\ncommand = mpirun -n 2 abacus\n")
-    monkeypatch.setattr(abacus, "cfg", config)
+    monkeypatch.setattr(elementfiles, "cfg", config)
     assert h0.from_name("auto").profile.command == "mpirun -n 2 abacus"
 
 
