@@ -15,6 +15,7 @@ FLOORS = {
     "units": 0,
     "files": 0,
     "basis": 1,
+    "inert_pickle": 1,
     "matrix": 1,
     "data": 1,
     "hdf5": 2,
