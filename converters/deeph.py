@@ -15,6 +15,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,7 @@ from ase_nextham.basis import MAX_L, Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.files import replacing_folder, write_atomically
 
-from .deeph_blocks import Blocks, block_entries, check_atoms
+from .deeph_blocks import Blocks, block_entries, check_pairs
 from .deeph_data import SHIFT, Folder, content, lcao_data, real_overlap, sources
 from .deeph_hdf5 import opened, read_dataset
 from .deeph_info import info_flag, info_number, read_info
@@ -238,11 +239,9 @@ def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool = False, axes:
             f"{path}: atom_pairs {pairs.shape}, chunk_shapes {shapes.shape} and chunk_boundaries "
             f"{boundaries.shape} do not belong together; expected (n, 5), (n, 2) and (n + 1,)"
         )
-    if n and np.abs(pairs).max() > np.iinfo(np.int32).max:
-        raise ValueError(f"{path}: atom_pairs holds numbers that are too large")
-    pairs = pairs.astype(np.int64)
     blocks = Blocks(path, pairs[:, :3], pairs[:, 3], pairs[:, 4], _as_double(entries))
-    check_atoms(blocks, len(norbitals))
+    check_pairs(blocks, len(norbitals))
+    blocks = replace(blocks, **{name: getattr(blocks, name).astype(np.int64) for name in "Rij"})
     expected = np.column_stack([norbitals[blocks.i], norbitals[blocks.j]])
     wrong = (shapes != expected).any(axis=1)
     if wrong.any():

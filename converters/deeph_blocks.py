@@ -18,6 +18,9 @@ from numpy import ndarray
 from ase_nextham.basis import Basis
 from ase_nextham.matrix import AtomPairs, LCAOMatrix
 
+_FARTHEST = 9999
+"""Largest component of R, in cells."""
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -116,7 +119,7 @@ def lcao_matrix(
     pairs, which = _sorted_pairs(blocks)
     factor = 2 if spinful else 1
     norbitals = np.array([basis.norbitals(name) for name in symbols], np.int64)
-    starts = blocks.starts(factor * norbitals)[which]
+    starts = blocks.starts(factor * norbitals)[np.maximum(which, 0)]
     size = int(np.sum(norbitals[pairs.i] * norbitals[pairs.j]))
     if spin == "spinor":
         size *= 4
@@ -134,7 +137,7 @@ def lcao_matrix(
         else:
             inside = index_a[:, None] * columns + index_b
             data[elements] = entries[starts[p][:, None, None] + inside] * sign
-    if (which < 0).any():
+    if (which < 0).any():  # these have the numbers of block 0 so far
         for _, _, p, elements in matrix.block_groups():
             absent = which[p] < 0
             partner = matrix.partner_elements(p[absent], elements[absent])
@@ -163,8 +166,8 @@ def content_spin(blocks: Blocks, norbitals: ndarray) -> str:
     return "collinear"
 
 
-def check_atoms(blocks: Blocks, natoms: int) -> None:
-    """Refuse blocks of atoms that are not there.
+def check_pairs(blocks: Blocks, natoms: int) -> None:
+    """Refuse blocks of atoms that are not there, or in cells that are too far away.
 
     Raises
     ------
@@ -176,6 +179,11 @@ def check_atoms(blocks: Blocks, natoms: int) -> None:
         raise ValueError(
             f"{blocks.path}: {blocks.name(int(np.argmax(wrong)))} is of atoms that are not among "
             f"the {natoms} of the structure"
+        )
+    wrong = ((blocks.R < -_FARTHEST) | (blocks.R > _FARTHEST)).any(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"{blocks.path}: {blocks.name(int(np.argmax(wrong)))} is no neighbour in a crystal"
         )
 
 
@@ -251,4 +259,4 @@ def _down(rows: int, columns: int) -> int:
     return rows * 2 * columns + columns
 
 
-__all__ = ["Blocks", "block_entries", "check_atoms", "check_finite", "content_spin", "lcao_matrix"]
+__all__ = ["Blocks", "block_entries", "check_finite", "check_pairs", "content_spin", "lcao_matrix"]

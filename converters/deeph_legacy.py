@@ -28,7 +28,7 @@ from ase_nextham.data import LCAOData
 from ase_nextham.files import read_text, replacing_folder, write_atomically
 from ase_nextham.matrix import AtomPairs
 
-from .deeph_blocks import Blocks, block_entries, check_atoms
+from .deeph_blocks import Blocks, block_entries, check_pairs
 from .deeph_data import SHIFT, Folder, content, lcao_data, real_overlap, sources
 from .deeph_hdf5 import check_storage, is_hard, opened
 from .deeph_info import info_flag, info_number, read_info
@@ -47,7 +47,7 @@ _FILES = {
 
 _TIED = ("info.json", "lat.dat", "site_positions.dat", "element.dat", "orbital_types.dat")
 _SHELLS = [str(l) for l in range(MAX_L + 1)]
-_KEY = re.compile(rb"\[ ?(-?\d{1,6}), ?(-?\d{1,6}), ?(-?\d{1,6}), ?(\d{1,9}), ?(\d{1,9}) ?\]")
+_KEY = re.compile(rb"\[ ?(-?\d{1,9}), ?(-?\d{1,9}), ?(-?\d{1,9}), ?(\d{1,9}), ?(\d{1,9}) ?\]")
 
 
 def recognises(path: Path) -> bool:
@@ -256,7 +256,7 @@ def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool) -> Blocks:
         file.id.links.iterate(keys.append)
         rows = _parsed(path, keys)
         R, i, j = rows[:, :3], rows[:, 3] - 1, rows[:, 4] - 1
-        check_atoms(Blocks(path, R, i, j, np.empty(0)), len(norbitals))
+        check_pairs(Blocks(path, R, i, j, np.empty(0)), len(norbitals))
         shapes = np.column_stack([norbitals[i], norbitals[j]]).tolist()
         entries = [
             _read_block(file, path, key, tuple(shape), spinful=spinful).ravel()
