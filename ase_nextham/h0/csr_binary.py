@@ -28,16 +28,23 @@ from ase_nextham.h0.csr_matrix import CSRMatrix, MatrixFileError, check_size, st
 
 
 @dataclass(frozen=True)
-class _Variant:
+class Variant:
+    """What files do not say about themselves."""
+
     components: int  # 1, or 3 for r(R)
     pointer: str  # NumPy's name of the integers in row pointers
     pointers_if_empty: bool
     value: str
 
+    @property
+    def layout(self) -> str:
+        """Name of the layout, as ``CSRMatrix`` has it."""
+        return "binary" if self.pointer == "<i8" else "legacy binary"
+
 
 # The documented ones first: a file without any element fits several.
 _VARIANTS = [
-    _Variant(components, pointer, if_empty, value)
+    Variant(components, pointer, if_empty, value)
     for components, (pointer, if_empty), value in product(
         (1, 3), (("<i8", True), ("<i4", False), ("<i4", True), ("<i8", False)), ("<f8", "<c16")
     )
@@ -45,22 +52,39 @@ _VARIANTS = [
 ]
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """Why bytes are not of a variant, and where."""
 
     def __init__(self, at: int, reason: str):
         super().__init__(reason)
         self.at = at
 
+    def error(self, path: str, size: int) -> MatrixFileError:
+        """The error for a file of so many bytes that got no further than this."""
+        return MatrixFileError(
+            f"{path}: no text header of ABACUS, and as a binary matrix file it makes sense up to "
+            f"byte {self.at} of {size} only: {self}"
+        )
+
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Where the arrays of one R begin."""
 
     nnz: int
     values: int
     columns: int
     pointers: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One ionic step: its R, and where their arrays are for each component."""
+
+    step: int
+    dimension: int
+    R: list[list[int]]
+    components: list[list[Block]]
 
 
 def read_binary(path: str, data: bytes) -> list[CSRMatrix]:
@@ -71,28 +95,39 @@ def read_binary(path: str, data: bytes) -> list[CSRMatrix]:
     MatrixFileError
         If no variant fits; the message is about the one that fits furthest.
     """
-    best = _Misfit(-1, "")
+    fitting, best = fitting_variants(data)
+    for variant, steps in fitting:
+        try:
+            return [m for step in steps for m in _matrices(path, data, variant, step)]
+        except MatrixFileError as err:  # everything but the content fits
+            best = Misfit(len(data), str(err).removeprefix(f"{path}: "))
+    raise best.error(path, len(data))
+
+
+def fitting_variants(data: bytes) -> tuple[list[tuple[Variant, list[Step]]], Misfit]:
+    """The variants whose counts fit, with all steps, and what the best of the others fails at.
+
+    Parameters
+    ----------
+    data
+        Bytes, or what has a length and slices as they do.
+    """
+    fitting, best = [], Misfit(-1, "")
     for variant in _VARIANTS:
         try:
-            steps = _walk(data, variant)
-            return [m for step in steps for m in _matrices(path, data, variant, *step)]
-        except _Misfit as misfit:
+            fitting.append((variant, _walk(data, variant)))
+        except Misfit as misfit:
             best = max(best, misfit, key=lambda m: m.at)
-        except MatrixFileError as err:  # everything but the content fits
-            best = _Misfit(len(data), str(err).removeprefix(f"{path}: "))
-    raise MatrixFileError(
-        f"{path}: no text header of ABACUS, and as a binary matrix file it makes sense up to byte "
-        f"{best.at} of {len(data)} only: {best}"
-    )
+    return fitting, best
 
 
-def _walk(data: bytes, variant: _Variant) -> list[tuple[int, int, list, list[list[_Block]]]]:
-    """Step, dimension, R and blocks (of each component) of every step, from the counts alone."""
+def _walk(data: bytes, variant: Variant) -> list[Step]:
+    """All steps, from the counts alone."""
     at, steps = 0, []
     while at < len(data) or not steps:
         at, step, dimension, nR = _integers(data, at, 3)
         if step < 0 or dimension < 1 or nR < 0:
-            raise _Misfit(
+            raise Misfit(
                 at - 12, f"step {step}, dimension {dimension}, {nR} matrices are not possible"
             )
         lattice, blocks = [], [[] for _ in range(variant.components)]
@@ -102,24 +137,24 @@ def _walk(data: bytes, variant: _Variant) -> list[tuple[int, int, list, list[lis
             for component in blocks:
                 at, block = _block(data, at, R, dimension, variant)
                 component.append(block)
-        steps.append((step, dimension, lattice, blocks))
+        steps.append(Step(step, dimension, lattice, blocks))
     return steps
 
 
 def _integers(data: bytes, at: int, number: int) -> tuple[int, ...]:
     stop = at + 4 * number
     if stop > len(data):
-        raise _Misfit(at, "the file ends in the middle of a record")
-    return stop, *struct.unpack_from(f"<{number}i", data, at)
+        raise Misfit(at, "the file ends in the middle of a record")
+    return stop, *struct.unpack(f"<{number}i", data[at:stop])
 
 
 def _block(
-    data: bytes, at: int, R: list[int], dimension: int, variant: _Variant
-) -> tuple[int, _Block]:
+    data: bytes, at: int, R: list[int], dimension: int, variant: Variant
+) -> tuple[int, Block]:
     begin = at
     at, nnz = _integers(data, at, 1)
     if not 0 <= nnz <= dimension**2:
-        raise _Misfit(begin, f"R = {R} cannot have {nnz} elements")
+        raise Misfit(begin, f"R = {R} cannot have {nnz} elements")
     values = at
     columns = values + nnz * np.dtype(variant.value).itemsize
     pointers = columns + 4 * nnz
@@ -128,46 +163,39 @@ def _block(
     if nnz or variant.pointers_if_empty:
         stop += size * (dimension + 1)
         if stop > len(data):
-            raise _Misfit(begin, f"the file ends within the {nnz} elements of R = {R}")
+            raise Misfit(begin, f"the file ends within the {nnz} elements of R = {R}")
         code = "<i" if size == 4 else "<q"
-        (first,) = struct.unpack_from(code, data, pointers)
-        (last,) = struct.unpack_from(code, data, stop - size)
+        (first,) = struct.unpack(code, data[pointers : pointers + size])
+        (last,) = struct.unpack(code, data[stop - size : stop])
         if (first, last) != (0, nnz):
-            raise _Misfit(
+            raise Misfit(
                 begin, f"row pointers of R = {R} go from {first} to {last}, expected 0 to {nnz}"
             )
-    return stop, _Block(nnz, values, columns, pointers)
+    return stop, Block(nnz, values, columns, pointers)
 
 
-def _matrices(
-    path: str,
-    data: bytes,
-    variant: _Variant,
-    step: int,
-    dimension: int,
-    lattice: list[list[int]],
-    components: list[list[_Block]],
-) -> list[CSRMatrix]:
-    check_size(path, len(lattice), dimension, len(data))
+def _matrices(path: str, data: bytes, variant: Variant, step: Step) -> list[CSRMatrix]:
+    dimension = step.dimension
+    check_size(path, len(step.R), dimension, len(data))
 
     def joined(dtype: str, counts: Sequence[int], starts: Sequence[int]) -> ndarray:
         parts = [np.frombuffer(data, dtype, n, s) for n, s in zip(counts, starts, strict=True)]
         return np.concatenate([np.zeros(0, dtype), *parts])
 
     matrices = []
-    for component, blocks in enumerate(components):
+    for component, blocks in enumerate(step.components):
         nnz = [block.nnz for block in blocks]
         given = [n for n in range(len(nnz)) if nnz[n] or variant.pointers_if_empty]
         starts = [blocks[n].pointers for n in given]
         pointers = joined(variant.pointer, [dimension + 1] * len(given), starts)
-        R, indptr = stack(lattice, dimension, given, pointers.reshape(-1, dimension + 1))
-        is_r = len(components) == 3
+        R, indptr = stack(step.R, dimension, given, pointers.reshape(-1, dimension + 1))
+        is_r = variant.components == 3
         matrices.append(
             CSRMatrix(
                 path=path,
-                layout="binary" if variant.pointer == "<i8" else "legacy binary",
+                layout=variant.layout,
                 operator="r" if is_r else None,
-                step=step,
+                step=step.step,
                 dimension=dimension,
                 R=R,
                 indptr=indptr,

@@ -118,16 +118,7 @@ class CSRMatrix:
 
     def _check_rows(self) -> None:
         nR = len(self.R)
-        if np.abs(self.R).max(initial=0) > MAX_R:
-            raise MatrixFileError(
-                f"{self.path}: R = {self.R[np.abs(self.R).max(axis=1).argmax()].tolist()} cannot "
-                "be a lattice vector of a matrix"
-            )
-        order = np.lexsort(self.R.T)
-        repeated = (np.diff(self.R[order], axis=0) == 0).all(axis=1)
-        if repeated.any():
-            R = self.R[order[int(np.argmax(repeated))]].tolist()
-            raise MatrixFileError(f"{self.path}: R = {R} stands there twice")
+        check_R(self.path, self.R)
         if self.indptr.shape != (nR * self.dimension + 1,):
             raise MatrixFileError(
                 f"{self.path}: {len(self.indptr)} row pointers, but {nR} matrices of dimension "
@@ -192,6 +183,20 @@ class CSRMatrix:
         """File and R of an element, for messages."""
         row = int(np.searchsorted(self.indptr, element, side="right")) - 1
         return f"{self.path}: R = {self.R[row // self.dimension].tolist()}"
+
+
+def check_R(path: str, R: ndarray) -> None:
+    """Refuse lattice vectors of which one is too large or stands twice."""
+    if np.abs(R).max(initial=0) > MAX_R:
+        raise MatrixFileError(
+            f"{path}: R = {R[np.abs(R).max(axis=1).argmax()].tolist()} cannot be a lattice vector "
+            "of a matrix"
+        )
+    order = np.lexsort(R.T)
+    repeated = (np.diff(R[order], axis=0) == 0).all(axis=1)
+    if repeated.any():
+        twice = R[order[int(np.argmax(repeated))]].tolist()
+        raise MatrixFileError(f"{path}: R = {twice} stands there twice")
 
 
 def stack(

@@ -34,7 +34,7 @@ its own. Elements of up to 1e-10 in the units of the file are not printed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,7 +67,9 @@ def looks_like_text(data: bytes) -> bool:
 
 
 @dataclass
-class _Header:
+class Header:
+    """What stands above the matrices of one record."""
+
     layout: str
     step: int
     operator: str
@@ -80,8 +82,8 @@ class _Header:
 
 
 @dataclass
-class _Spans:
-    """Where the arrays of one matrix stand in the text, for each R."""
+class Spans:
+    """Where the arrays of one matrix stand in the text, for each R that has elements."""
 
     R: list[tuple[int, ...]] = field(default_factory=list)
     nnz: list[int] = field(default_factory=list)
@@ -90,12 +92,18 @@ class _Spans:
     pointers: list[tuple[int, int]] = field(default_factory=list)
 
 
-class _Text:
-    """A text and how far it has been read."""
+class Text:
+    """A text and how far it has been read.
+
+    Parameters
+    ----------
+    data
+        Bytes, or what behaves like them (length, slices, ``find``, ``count``); ends with a newline.
+    """
 
     def __init__(self, path: str, data: bytes):
         self.path = path
-        self.data = data if data.endswith(b"\n") else data + b"\n"
+        self.data = data
         self.at = 0
 
     def error(self, message: str, at: int | None = None) -> MatrixFileError:
@@ -140,16 +148,31 @@ class _Text:
 
     def integers(self, number: int, what: str) -> tuple[int, ...]:
         """Go past the next line that is not blank, which must hold so many integers."""
-        found = _INTEGERS[number].match(self.data, self.at)
+        found = _INTEGERS[number].match(self.data[self.at : self.at + 80])
         if found:
-            self.at = found.end()
-            return tuple(map(int, found.groups()))
-        return tuple(map(int, self.match(_INTEGERS[number], what).groups()))
+            self.at += found.end()
+        else:  # many blanks, or not what it should be
+            found = self.match(_INTEGERS_OF_LINE[number], what)
+        return tuple(map(int, found.groups()))
+
+    def blank_line(self, start: int, likely: int) -> int:
+        """Where the line before the next blank line ends; it is sought in so many bytes first."""
+        while True:
+            found = _BLANK_LINE.search(self.data[start : start + likely])
+            if found:
+                return start + found.start()
+            if start + likely >= len(self.data):
+                return len(self.data)
+            likely *= 4
 
 
-_INTEGERS = {
-    number: re.compile(rb"[ \t\n]*" + rb"[ \t]+".join([rb"(-?\d{1,9})"] * number) + rb"[ \t]*\n")
+_INTEGERS_OF_LINE = {
+    number: re.compile(rb"[ \t]*" + rb"[ \t]+".join([rb"(-?\d{1,9})"] * number) + rb"[ \t]*")
     for number in (1, 3, 4)
+}
+_INTEGERS = {
+    number: re.compile(rb"[ \t\n]*" + pattern.pattern + rb"\n")
+    for number, pattern in _INTEGERS_OF_LINE.items()
 }
 
 
@@ -157,23 +180,44 @@ def read_text(path: str, data: bytes) -> list[CSRMatrix]:
     """All records of a file in one of the text layouts."""
     if b"\r\n" in data[:4096]:
         data = data.replace(b"\r\n", b"\n")
-    text = _Text(path, data)
-    matrices = []
+    text = Text(path, data if data.endswith(b"\n") else data + b"\n")
+    return [
+        _matrix(text, header, spans, component)
+        for header, several in indexed(text)
+        for component, spans in several
+    ]
+
+
+def indexed(text: Text) -> Iterator[tuple[Header, list[tuple[int | None, Spans]]]]:
+    """Header of every record, and where its arrays stand; for r(R) those of x, y and z.
+
+    Raises
+    ------
+    MatrixFileError
+        If the text is not of this form. What the arrays hold is not looked at.
+    """
+    step = 0
     while text.skip_blank_lines():
-        header = _read_header(text, matrices[-1].step + 1 if matrices else 0)
-        check_size(path, header.nR, 1, len(data))
+        header = _read_header(text, step)
+        step = header.step + 1
+        check_size(text.path, header.nR, 1, len(text.data))
         if header.marked:
             several = [_marked_body(text, header)]
         elif header.operator == "r":
             several = _r_body(text, header)
         else:
             several = [_line_body(text, header)]
-        for component, spans in enumerate(several):
-            matrices.append(_matrix(text, header, spans, component if len(several) == 3 else None))
-    return matrices
+        component = None
+        if _COMPONENT.fullmatch(header.operator):
+            component = "xyz".index(header.operator[-1])
+            header.operator = "r"
+        yield (
+            header,
+            [(n if len(several) == 3 else component, spans) for n, spans in enumerate(several)],
+        )
 
 
-def _read_header(text: _Text, next_step: int) -> _Header:
+def _read_header(text: Text, next_step: int) -> Header:
     if _IONIC_STEP.fullmatch(text.peek()):
         return _new_header(text)
     step = next_step
@@ -184,7 +228,7 @@ def _read_header(text: _Text, next_step: int) -> _Header:
     found = text.match(_DIMENSION, "'Matrix Dimension of H(R): ...' (or of another operator)")
     operator = found[1].decode("ascii", "backslashreplace")
     nR = int(text.match(_NUMBER, f"'Matrix number of {operator}(R): ...'")[2])
-    header = _Header("legacy text", max(step, 0), operator, int(found[2]), nR)
+    header = Header("legacy text", max(step, 0), operator, int(found[2]), nR)
     text.skip_blank_lines()
     if text.peek().lstrip().startswith(b"#"):
         header.marked = True
@@ -192,7 +236,7 @@ def _read_header(text: _Text, next_step: int) -> _Header:
     return header
 
 
-def _new_header(text: _Text) -> _Header:
+def _new_header(text: Text) -> Header:
     found = {}
     start = text.at
     patterns = {
@@ -222,7 +266,7 @@ def _new_header(text: _Text) -> _Header:
     ):
         if name not in found:
             raise text.error(f"this header has no line {what!r}", start)
-    header = _Header(
+    header = Header(
         "new text",
         max(int(found["step"][1]) - 1, 0),
         found["operator"][1].decode("ascii", "backslashreplace"),
@@ -238,13 +282,13 @@ def _new_header(text: _Text) -> _Header:
     return header
 
 
-def _skip_box(text: _Text) -> None:
+def _skip_box(text: Text) -> None:
     """Go past the comment that explains the format."""
     while text.skip_blank_lines() and text.peek().lstrip().startswith(b"#"):
         text.line()
 
 
-def _arrays_on_lines(text: _Text, spans: _Spans, nnz: int) -> None:
+def _arrays_on_lines(text: Text, spans: Spans, nnz: int) -> None:
     spans.nnz.append(nnz)
     if nnz:
         spans.values.append(text.line())
@@ -252,8 +296,8 @@ def _arrays_on_lines(text: _Text, spans: _Spans, nnz: int) -> None:
         spans.pointers.append(text.line())
 
 
-def _line_body(text: _Text, header: _Header) -> _Spans:
-    spans = _Spans()
+def _line_body(text: Text, header: Header) -> Spans:
+    spans = Spans()
     for n in range(header.nR):
         *R, nnz = text.integers(4, f"'Rx Ry Rz nnz' of matrix {n + 1} of {header.nR}")
         spans.R.append(tuple(R))
@@ -261,8 +305,8 @@ def _line_body(text: _Text, header: _Header) -> _Spans:
     return spans
 
 
-def _r_body(text: _Text, header: _Header) -> list[_Spans]:
-    several = [_Spans(), _Spans(), _Spans()]
+def _r_body(text: Text, header: Header) -> list[Spans]:
+    several = [Spans(), Spans(), Spans()]
     for n in range(header.nR):
         R = text.integers(3, f"'Rx Ry Rz' of matrix {n + 1} of {header.nR}")
         for axis, spans in zip("xyz", several, strict=True):
@@ -272,8 +316,8 @@ def _r_body(text: _Text, header: _Header) -> list[_Spans]:
     return several
 
 
-def _marked_body(text: _Text, header: _Header) -> _Spans:
-    spans = _Spans()
+def _marked_body(text: Text, header: Header) -> Spans:
+    spans = Spans()
     data = text.data
     while text.skip_blank_lines():
         line = text.peek()
@@ -293,15 +337,14 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
             (_POINTERS, "# CSR row pointers"),
         ):
             stop = data.find(b"#", start)
-            found = pattern.match(data, stop) if stop >= 0 else None
-            if not found:
+            end = data.find(b"\n", stop) + 1 if stop >= 0 else 0
+            if not pattern.match(data[stop:end]):
                 raise text.error(f"expected {what!r}", stop if stop >= 0 else len(data))
             arrays.append((start, stop))
-            start = found.end()
+            start = end
         text.at = start
         if nnz:
-            blank = _BLANK_LINE.search(data, start)
-            stop = blank.start() if blank else len(data)
+            stop = text.blank_line(start, 12 * header.dimension + 100)
             text.at = stop + 1
             spans.values.append(arrays[0])
             spans.columns.append(arrays[1])
@@ -318,7 +361,7 @@ def _marked_body(text: _Text, header: _Header) -> _Spans:
     return spans
 
 
-def _skip_empty_matrix(text: _Text, dimension: int) -> None:
+def _skip_empty_matrix(text: Text, dimension: int) -> None:
     """Row pointers, all 0, of a matrix without elements, after which no blank line need stand."""
     left = dimension + 1
     while left > 0:
@@ -332,7 +375,7 @@ def _skip_empty_matrix(text: _Text, dimension: int) -> None:
         raise text.error(f"more than {dimension + 1} row pointers")
 
 
-def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) -> CSRMatrix:
+def _matrix(text: Text, header: Header, spans: Spans, component: int | None) -> CSRMatrix:
     dimension, path = header.dimension, text.path
     nnz = np.array(spans.nnz, np.int64)
     if (nnz < 0).any():
@@ -348,22 +391,15 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
     wrong = (pointers[:, 0] != 0) | (pointers[:, -1] != nnz[filled])
     if wrong.any():
         n = int(np.argmax(wrong))
-        raise text.error(
-            f"row pointers of R = {list(spans.R[filled[n]])} go from {pointers[n, 0]} to "
-            f"{pointers[n, -1]}, expected 0 to {nnz[filled[n]]}",
-            spans.pointers[n][0],
-        )
+        raise bad_pointers(text, spans, filled[n], pointers[n])
     check_size(path, len(nnz), dimension, len(text.data))
     R, indptr = stack(spans.R, dimension, filled, pointers)
     if column.max(initial=0) >= 2**31:
         raise MatrixFileError(f"{path}: column {column.max()} is outside the matrix")
-    operator = header.operator
-    if _COMPONENT.fullmatch(operator):
-        operator, component = "r", "xyz".index(operator[-1])
     matrix = CSRMatrix(
         path=path,
         layout=header.layout,
-        operator=operator,
+        operator=header.operator,
         step=header.step,
         dimension=dimension,
         R=R,
@@ -375,35 +411,53 @@ def _matrix(text: _Text, header: _Header, spans: _Spans, component: int | None) 
         gamma_folded=header.gamma_folded,
         component=component,
     )
-    if len(R) < header.nR and operator in ("H", "S", "T", "DM"):
-        _check_partners(matrix, header.nR)
+    if len(R) < header.nR and header.operator in HERMITIAN:
+        for n in np.flatnonzero(without_partner(R)):
+            pieces = [np.abs(value).max(initial=0) for value, _ in matrix.pieces(n)]
+            check_alone(path, R, n, header.nR, max(pieces, default=0.0))
     return matrix
 
 
-def _check_partners(matrix: CSRMatrix, announced: int) -> None:
+def bad_pointers(text: Text, spans: Spans, n: int, pointers: ndarray) -> MatrixFileError:
+    """The error for row pointers of the n-th R that do not begin or end as they must."""
+    filled = int(np.count_nonzero(spans.nnz[:n]))
+    return text.error(
+        f"row pointers of R = {list(spans.R[n])} go from {pointers[0]} to {pointers[-1]}, "
+        f"expected 0 to {spans.nnz[n]}",
+        spans.pointers[filled][0],
+    )
+
+
+HERMITIAN = ("H", "S", "T", "DM")
+"""Operators that have -R with R."""
+
+
+def without_partner(R: ndarray) -> ndarray:
+    """Whether -R is missing, for each R."""
+    present = {tuple(one) for one in R.tolist()}
+    return np.array([tuple(-x for x in one) not in present for one in R.tolist()], bool)
+
+
+def check_alone(path: str, R: ndarray, n: int, announced: int, largest: float) -> None:
     """Refuse a file that ends early: Hermitian operators have -R with R, unless they are tiny.
 
     Versions that leave out R without elements count them in the header all the same.
     """
-    present = {tuple(R) for R in matrix.R.tolist()}
-    for n, R in enumerate(matrix.R.tolist()):
-        ends = matrix.indptr[n * matrix.dimension], matrix.indptr[(n + 1) * matrix.dimension]
-        largest = np.abs(matrix.value[slice(*ends)]).max(initial=0)
-        if tuple(-x for x in R) not in present and largest > NEGLIGIBLE:
-            raise MatrixFileError(
-                f"{matrix.path}: the header announces {announced} matrices, {len(present)} were "
-                f"found, and R = {R} has elements up to {largest:.3g} but no partner -R: "
-                "the file is incomplete"
-            )
+    if largest > NEGLIGIBLE:
+        raise MatrixFileError(
+            f"{path}: the header announces {announced} matrices, {len(R)} were found, and R = "
+            f"{R[n].tolist()} has elements up to {largest:.3g} but no partner -R: the file is "
+            "incomplete"
+        )
 
 
 def _array(
-    text: _Text,
+    text: Text,
     places: Sequence[tuple[int, int]],
     kind: str,
     expected: ndarray,
     what: str,
-    spans: _Spans,
+    spans: Spans,
     filled: ndarray,
 ) -> ndarray:
     """One of the three arrays of all R together, with as many numbers for each as expected."""
