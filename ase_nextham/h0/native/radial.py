@@ -1,9 +1,23 @@
-"""Functions of the distance on uniform meshes: integrals."""
+"""Functions of the distance: Simpson's rule, and Bessel transforms on ABACUS's universal mesh.
+
+Two-centre integrals are products in reciprocal space. ABACUS takes all radial functions of a
+structure to one mesh whose extent is set by the largest cutoff among its orbitals and projectors
+(``TwoCenterBundle::tabulate``), so that tables depend on the set of species through that number
+alone: :class:`UniversalMesh`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 from numpy import ndarray
+from scipy.interpolate import CubicSpline
+from scipy.special import spherical_jn
+
+MESH_SPACING = 0.01
+"""Bohr; what ABACUS divides the largest cutoff by to get the number of points."""
 
 
 def simpson_weights(n: int) -> ndarray:
@@ -22,3 +36,88 @@ def simpson_weights(n: int) -> ndarray:
     if n % 2 == 0:
         weights[-4:] += np.array([3, 9, 9, 3]) / 8
     return weights
+
+
+@dataclass(frozen=True)
+class UniversalMesh:
+    """Uniform meshes in r and k that belong together: r_n = n dr, k_m = m pi / (n_max dr).
+
+    Parameters
+    ----------
+    cutoff
+        The largest cutoff of the orbitals and projectors in Bohr; r goes up to twice that.
+    """
+
+    cutoff: float
+
+    @property
+    def npoints(self) -> int:
+        """Points of either mesh, both ends included."""
+        return int(self.cutoff / MESH_SPACING) + 1
+
+    @property
+    def r(self) -> ndarray:
+        """Distances in Bohr, shape (npoints,)."""
+        return np.arange(self.npoints) * (2 * self.cutoff / (self.npoints - 1))
+
+    @property
+    def k(self) -> ndarray:
+        """Wave numbers in 1/Bohr, shape (npoints,)."""
+        return np.arange(self.npoints) * (np.pi / (2 * self.cutoff))
+
+    def resampled(self, r: ndarray, values: ndarray) -> ndarray:
+        """Functions on another mesh taken to this one by not-a-knot splines, zero outside.
+
+        Parameters
+        ----------
+        r
+            Distances in Bohr, shape (n,).
+        values
+            Shape (..., n).
+        """
+        inside = (self.r >= r[0]) & (self.r <= r[-1])
+        result = np.zeros((*values.shape[:-1], self.npoints))
+        result[..., inside] = CubicSpline(r, values, axis=-1)(self.r[inside])
+        return result
+
+    def to_k(self, l: int, r2_values: ndarray) -> ndarray:
+        """sqrt(2 / pi) * integral of r^2 f(r) j_l(k r) dr, for r^2 f on the mesh.
+
+        Parameters
+        ----------
+        r2_values
+            Shape (..., npoints).
+
+        Returns
+        -------
+        ndarray
+            Shape (..., npoints), on ``k``.
+        """
+        weights = _trapezoid(self.npoints) * (self.r[1] * np.sqrt(2 / np.pi))
+        return (r2_values * weights) @ bessel_matrix(self.npoints, l)
+
+    def to_r(self, l: int, values: ndarray) -> ndarray:
+        """4 pi * integral of f(k) j_l(k r) dk, for f on the mesh; shape of the argument."""
+        weights = _trapezoid(self.npoints) * (4 * np.pi * self.k[1])
+        return (values * weights) @ bessel_matrix(self.npoints, l)
+
+    def limit(self, l: int, values: ndarray) -> ndarray:
+        """The r -> 0 limit of :meth:`to_r` over r^l, shape (...)."""
+        factorial = np.prod(np.arange(2 * l + 1, 0, -2, dtype=float))  # (2l + 1)!!
+        weights = simpson_weights(self.npoints) * (4 * np.pi * self.k[1] / factorial)
+        return values @ (weights * self.k**l)
+
+
+def _trapezoid(n: int) -> ndarray:
+    weights = np.ones(n)
+    weights[[0, -1]] = 0.5
+    return weights
+
+
+@lru_cache(maxsize=16)
+def bessel_matrix(npoints: int, l: int) -> ndarray:
+    """j_l(k_m r_n) on a :class:`UniversalMesh`, shape (npoints, npoints), symmetric."""
+    n = np.arange(npoints)
+    matrix = spherical_jn(l, np.outer(n, n) * (np.pi / (npoints - 1)))
+    matrix.flags.writeable = False
+    return matrix
