@@ -14,7 +14,8 @@ of the atom that its centre is closest to, if files beside tell the atoms, the c
 (from r, ``_centres.xyz`` or ``.wout``) and every atom gets functions; elements whose atoms have
 different numbers of functions become labels such as Fe1 and Fe2. Otherwise the functions sit on
 atoms "X", one for each distinct centre, or one at the origin where centres are not known. Elements
-are those of the file; R counts from the atoms to which the functions belong.
+are those of the file, of r its Hermitian part; R counts from the atoms to which the functions
+belong. ``_wsvec.dat`` beside the file is obeyed (:mod:`.wannier90_wsvec`), as in Wannier90's bands.
 Spinors (``spinors = .true.`` in ``.win``, or ``spin="spinor"``) need the order above; read others
 with ``spin="unpolarised"``, and remember that each of their bands then counts as two.
 """
@@ -38,6 +39,7 @@ from .sidecar import read_sidecar, restored, sidecar_path, write_sidecar
 from .wannier90_sites import centres_of, foreign_data, noted_data, wannier_text
 from .wannier90_structure import read_structure
 from .wannier90_text import kind_of_text, read_text, write_hr, write_tb
+from .wannier90_wsvec import on_closest_images
 
 SUFFIXES = ("_hr.dat", "_tb.dat")
 HOLDS = ("overlap", "hamiltonian", "position")
@@ -87,7 +89,7 @@ def read(path: str | os.PathLike, *, spin: str | None = None) -> LCAOData:
     Warns
     -----
     UserWarning
-        If the functions sit on atoms "X".
+        If the functions sit on atoms "X", or r is not Hermitian.
     """
     if spin not in (None, "unpolarised", "spinor"):
         raise ValueError(f"spin must be 'unpolarised' or 'spinor', not {spin!r}")
@@ -100,6 +102,9 @@ def read(path: str | os.PathLike, *, spin: str | None = None) -> LCAOData:
     structure = read_structure(path.parent, seedname)
     if spin is not None:
         structure = replace(structure, spinors=spin == "spinor")
+    images = path.with_name(f"{seedname}_wsvec.dat")
+    if images.is_file():
+        text = on_closest_images(images, text)
     return foreign_data(path, text, structure)
 
 

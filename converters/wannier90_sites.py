@@ -95,7 +95,29 @@ def foreign_data(path: Path, text: WannierText, structure: WannierStructure) -> 
     basis = Basis({name: (0,) * int(count[labels.index(name)]) for name in labels})
     atoms = Atoms(sites.symbols, sites.positions, cell=cell, pbc=True)
     data = _lcao(path, text, atoms, basis, labels, spin)
+    if data.position is not None:
+        data = replace(data, position=_hermitian_position(path, data.position))
     return replace(data, source={"format": "wannier90", "comment": text.comment})
+
+
+def _hermitian_position(path: Path, position: Sequence[LCAOMatrix]) -> tuple[LCAOMatrix, ...]:
+    """The Hermitian part of r: Wannier90's, of finite differences in k, has another part, too."""
+    error = max(r.hermitian_error() for r in position)
+    if error < _NOT_ZERO:
+        return tuple(position)
+    warnings.warn(
+        f"{path}: r is not Hermitian: elements differ from those of its conjugate by up to "
+        f"{error:.2g} Angstrom; its Hermitian part is used",
+        stacklevel=5,
+    )
+    parts = []
+    for r in position:
+        data = r.data.copy()
+        for _, _, p, elements in r.block_groups():
+            partner = r.partner_elements(p, elements)
+            data[elements] = (r.data[elements] + r.data[partner].conj()) / 2
+        parts.append(replace(r, data=data))
+    return tuple(parts)
 
 
 def _sites(

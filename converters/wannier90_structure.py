@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
-from ase.io.wannier90 import read_wout_all
 from ase.units import Bohr  # Wannier90's value, unlike ABACUS's, is that of CODATA
 from numpy import ndarray
 
 from ase_nextham.files import read_text
+
+_UNITS = {"ang": 1.0, "angstrom": 1.0, "bohr": Bohr}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +77,23 @@ def _read_centres(path: Path) -> Mapping:
 
 
 def _read_wout(path: Path) -> Mapping:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        found = read_wout_all(file)
-    atoms = found["atoms"]
-    return {
-        "cell": atoms.cell.array,
-        "symbols": tuple(atoms.get_chemical_symbols()),
-        "positions": atoms.positions,
-        "centres": found["centers"] if len(found["centers"]) else None,
-    }
+    text = read_text(path)
+    number = r"(-?\d+\.\d+)\s*"
+    found = {}
+    cell = re.search(r"Lattice Vectors \((\w+)\)\s*" + rf"a_\d\s+{3 * number}" * 3, text)
+    if cell:
+        unit = _UNITS[cell[1].lower()]  # of all lengths in the file
+        found["cell"] = unit * np.array(cell.groups()[1:], float).reshape(3, 3)
+        table = re.findall(
+            rf"^ \|\s*([A-Za-z]\w*)\s+\d+\s+{3 * number}\|\s*{3 * number}\|", text, re.M
+        )
+        found["symbols"] = tuple(_element(row[0].lower()) for row in table)
+        found["positions"] = unit * np.array([row[4:] for row in table], float).reshape(-1, 3)
+        centre = r"WF centre and spread\s+\d+\s+\(\s*" + r",\s*".join([number] * 3) + r"\)"
+        last = text.rpartition("Final State")[2] if "Final State" in text else ""
+        centres = re.findall(centre, last)
+        found["centres"] = unit * np.array(centres, float) if centres else None
+    return found
 
 
 def _read_win(path: Path) -> Mapping:
@@ -111,7 +120,7 @@ def _rows(block: str) -> tuple[list[list[str]], float]:
     rows = [line.replace(",", " ").split() for line in block.splitlines() if line.strip()]
     unit = 1.0
     if rows and len(rows[0]) == 1:
-        unit = {"ang": 1.0, "angstrom": 1.0, "bohr": Bohr}[rows.pop(0)[0]]
+        unit = _UNITS[rows.pop(0)[0]]
     return rows, unit
 
 
