@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from ase import Atoms
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.h0 import inputfile
-from ase_nextham.h0.csr import CSRMatrix, lcao_matrices, read_csr
+from ase_nextham.h0.csr import CSRMatrix
 from ase_nextham.h0.filenames import MatrixFile, matrix_files, named_steps
 from ase_nextham.h0.folder_writer import write_folder
+from ase_nextham.h0.joining import AXES, InMemory, Part, Reader, joined
 from ase_nextham.h0.log import RunningLog
 from ase_nextham.h0.matching import match
 from ase_nextham.h0.run import (
@@ -39,7 +40,6 @@ from ase_nextham.units import BOHR, RYDBERG
 
 __all__ = ["as_atoms", "operator_of", "read_folder", "write_folder"]
 
-_AXES = ("position x", "position y", "position z")
 _TERMS = ("t_in_h", "vl_in_h", "vnl_in_h", "vh_in_h", "vion_in_h")
 
 
@@ -89,13 +89,25 @@ def read_folder(
     Names tell the spin channel and the operator of layouts without a label; else the content
     counts. Energies are scaled with ABACUS's own Rydberg, lengths with its Bohr.
     """
+    data = read_by(InMemory(), path, step, pseudo_dir, orbital_dir, atoms)
+    return data if atoms is None else as_atoms(data, atoms)
+
+
+def read_by(
+    reader: Reader,
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    step: int | None = None,
+    pseudo_dir: str | os.PathLike | None = None,
+    orbital_dir: str | os.PathLike | None = None,
+    atoms: Atoms | None = None,
+) -> LCAOData:
+    """As :func:`read_folder` (without :func:`as_atoms`), with matrices as a reader has them."""
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise ValueError("read_folder needs at least one folder")
     runs = [run for one in paths for run in find_runs(one)]
-    parts = [_read_run(run, step, pseudo_dir, orbital_dir, atoms) for run in runs]
-    data = _joined(parts)
-    return data if atoms is None else as_atoms(data, atoms)
+    parts = [_read_run(reader, run, step, pseudo_dir, orbital_dir, atoms) for run in runs]
+    return joined(reader, parts)
 
 
 def as_atoms(data: LCAOData, atoms: Atoms) -> LCAOData:
@@ -120,22 +132,7 @@ def as_atoms(data: LCAOData, atoms: Atoms) -> LCAOData:
     return replace(data, atoms=placed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What one run folder holds."""
-
-    run: Run
-    atoms: Atoms
-    symbols: tuple[str, ...]
-    basis: Basis
-    records: Mapping[str, CSRMatrix | tuple[CSRMatrix, CSRMatrix]]
-    sidecar: Mapping
-    nelectrons: float | None
-    fermi_level: float | None
-    source: Mapping
-
-
-def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _Part:
+def _read_run(reader: Reader, run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> Part:
     if inputfile.boolean(run.inputs, "gamma_only", False):
         raise ValueError(
             f"{run.folder}: gamma_only 1 folds all R into one matrix, from which no k-point but "
@@ -148,7 +145,7 @@ def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _
             "and data-SR-sparse_SPIN0.csr, or hrs1_nao.csr and srs1_nao.csr); run ABACUS with "
             "out_mat_hs2 1"
         )
-    records, step = _records(run, files, step)
+    records, step = _records(reader, run, files, step)
     kind = operator_of(run)
     log = read_running_log(run)
     sidecar = read_sidecar(run)
@@ -175,7 +172,7 @@ def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _
         fermi_level = sidecar["fermi_level"] if fermi_level is None else fermi_level
     else:
         source = _source(run, structure, step, named, kind, log, converged, moments)
-    return _Part(
+    return Part(
         run,
         structure.atoms,
         symbols,
@@ -189,7 +186,7 @@ def _read_run(run: Run, step, pseudo_dir, orbital_dir, atoms: Atoms | None) -> _
 
 
 def _records(
-    run: Run, files: Sequence[MatrixFile], step: int | None
+    reader: Reader, run: Run, files: Sequence[MatrixFile], step: int | None
 ) -> tuple[dict[tuple[str, int], CSRMatrix], int]:
     """Records of one ionic step by operator and channel (or axis), and the step."""
     named = named_steps(files)
@@ -201,7 +198,7 @@ def _records(
     for file in files:
         if None not in (step, file.step) and file.step != step:
             continue  # a run of thousands of steps is not read to find one
-        for record in read_csr(file.path):
+        for record in reader.records(file.path):
             key = (*_slot(file, record), record.step if file.step is None else file.step)
             if key in found:
                 raise ValueError(
@@ -290,7 +287,7 @@ def _named(
         named["overlap"] = records["S", 0]
     axes = [records.get(("r", axis)) for axis in range(3)]
     if all(record is not None for record in axes):
-        named |= dict(zip(_AXES, axes, strict=True))
+        named |= dict(zip(AXES, axes, strict=True))
     expected = sum(basis.norbitals(name) for name in symbols) * (2 if run.nspin == 4 else 1)
     for record in (up, down):
         if record is not None and record.dimension != expected:
@@ -351,12 +348,12 @@ def _warn(run: Run, kind: str, converged: bool | None) -> None:
         warnings.warn(
             f"{run.folder}: the self-consistent loop did not converge; its Hamiltonian is that of "
             "the last step",
-            stacklevel=4,
+            stacklevel=5,
         )
     off = [term for term in _TERMS if not inputfile.boolean(run.inputs, term, True)]
     if off:
         warnings.warn(
-            f"{run.folder}: H(R) is incomplete, INPUT switches off {', '.join(off)}", stacklevel=4
+            f"{run.folder}: H(R) is incomplete, INPUT switches off {', '.join(off)}", stacklevel=5
         )
 
 
@@ -403,117 +400,3 @@ def _source(
     if moments is not None:
         source["moments"] = moments
     return source
-
-
-def _joined(parts: Sequence[_Part]) -> LCAOData:
-    """The operators of all runs, which must be runs of one structure."""
-    first = parts[0]
-    records: dict = {}
-    origin: dict[str, _Part] = {}
-    for part in parts:
-        _check_same(first, part)
-        for name, record in part.records.items():
-            if name not in records:
-                records[name], origin[name] = record, part
-            elif name in ("h0", "hamiltonian"):
-                raise ValueError(
-                    f"{origin[name].run.folder} and {part.run.folder} both hold a {name}; give one"
-                )
-            elif name == "overlap":
-                _check_same_overlap(origin[name], part)
-    if "overlap" not in records:
-        raise ValueError(_no_overlap(parts))
-    spins = {origin[name].run.nspin for name in ("h0", "hamiltonian") if name in origin}
-    if len(spins) > 1:
-        a, b = origin["h0"].run, origin["hamiltonian"].run
-        raise ValueError(
-            f"H(0) in {a.folder} has nspin {a.nspin}, the Hamiltonian in {b.folder} {b.nspin}; "
-            "give runs of the same kind"
-        )
-    basis = first.basis
-    matrices = lcao_matrices(records, basis, first.symbols)
-    chosen = origin.get("hamiltonian") or origin.get("h0") or first
-    known = [part.nelectrons for part in (chosen, *parts) if part.nelectrons is not None]
-    data = LCAOData(
-        atoms=chosen.atoms,
-        overlap=matrices["overlap"],
-        h0=matrices.get("h0"),
-        hamiltonian=matrices.get("hamiltonian"),
-        position=tuple(matrices[axis] for axis in _AXES) if _AXES[0] in matrices else None,
-        nelectrons=known[0] if known else None,
-        fermi_level=chosen.fermi_level,
-        source=_joined_source(parts, origin),
-    )
-    if first.sidecar:
-        order = np.array(first.sidecar["order"])
-        shifts = np.array(first.sidecar["shifts"])
-        data = data.permuted(order).translated(shifts)
-    return data
-
-
-def _joined_source(parts: Sequence[_Part], origin: Mapping[str, _Part]) -> dict:
-    if len({id(part) for part in origin.values()}) == 1:
-        return dict(next(iter(origin.values())).source)
-    if all(part.source == parts[0].source for part in parts):
-        return dict(parts[0].source)
-    common = {
-        name: parts[0].source.get(name)
-        for name in ("code", "version", "nspin")
-        if all(part.source.get(name) == parts[0].source.get(name) for part in parts)
-    }
-    return common | {"runs": {part.run.folder.name: dict(part.source) for part in parts}}
-
-
-def _check_same(first: _Part, other: _Part) -> None:
-    a, b = first.run.folder, other.run.folder
-    if first.symbols != other.symbols:
-        raise ValueError(
-            f"{a} and {b} hold different atoms, or in another order: "
-            f"{formula(list(first.symbols))} and {formula(list(other.symbols))}"
-        )
-    cell = np.abs(first.atoms.cell.array - other.atoms.cell.array).max()
-    moved = np.abs(first.atoms.positions - other.atoms.positions).max(axis=1)
-    if max(cell, moved.max()) > 1e-4:
-        raise ValueError(
-            f"{a} and {b} hold different structures: cells differ by {cell:.2g} Angstrom, atom "
-            f"{int(np.argmax(moved))} ({first.symbols[int(np.argmax(moved))]}) by "
-            f"{moved.max():.2g}; give the folders of one structure"
-        )
-    reason = first.basis.difference(other.basis)
-    if reason:
-        raise ValueError(f"{a} and {b} were computed with different orbitals: {reason}")
-
-
-def _check_same_overlap(a: _Part, b: _Part) -> None:
-    one, two = (
-        lcao_matrices({"overlap": part.records["overlap"]}, part.basis, part.symbols)["overlap"]
-        for part in (a, b)
-    )
-    difference = np.abs((one - two).data).max(initial=0)
-    if difference > 1e-6:
-        raise ValueError(
-            f"the overlaps in {a.run.folder} and {b.run.folder} differ by {difference:.2g}: they "
-            "were not computed with the same structure or orbitals"
-        )
-
-
-def _no_overlap(parts: Sequence[_Part]) -> str:
-    folders = [part.run.folder for part in parts]
-    message = (
-        f"{', '.join(map(str, folders))}: there is no overlap S(R) (data-SR-sparse_SPIN0.csr, "
-        "srs1_nao.csr, sr_nao.csr or SR.csr); "
-    )
-    given = {folder.resolve() for folder in folders}
-    for sibling in sorted(folders[0].resolve().parent.iterdir()):
-        if sibling in given or not (sibling / "INPUT").is_file():
-            continue
-        for output in sibling.glob("OUT.*"):
-            if any(file.operator == "S" for file in matrix_files(output, sibling)):
-                return message + (
-                    f"{sibling} has one: read both, read_folder([{str(sibling)!r}, ...]), if it is "
-                    "of the same structure"
-                )
-    return message + (
-        "give the folder of another run of the same structure, too, or run ABACUS with "
-        "`calculation get_s` there"
-    )

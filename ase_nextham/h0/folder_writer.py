@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from ase_nextham.data import LCAOData
 from ase_nextham.files import replacing_folder, write_atomically
 from ase_nextham.h0 import inputfile
 from ase_nextham.h0.csr import csr_matrices, write_csr
+from ase_nextham.h0.csr_writer import Record
 from ase_nextham.h0.run import SIDECAR, SIDECAR_FORMAT, SIDECAR_VERSION, stru_digest
 from ase_nextham.h0.stru import Species, Structure, chemical_symbol, wrapped, write_stru
+from ase_nextham.matrix import LCAOMatrix
 
 LAYOUTS = ("legacy text", "new text", "binary")
 """What :func:`write_folder` can write, as in :func:`ase_nextham.h0.csr.write_csr`."""
@@ -101,9 +103,29 @@ def write_folder(
     Atoms are grouped by species and moved into the cell, as ABACUS has them; R moves along.
     Elements of up to 1e-10 (Rydberg, Bohr) are left out, as ABACUS does.
     """
+    write_runs(path, data, csr_matrices, layout, pseudo_dir, orbital_dir)
+
+
+def write_runs(
+    path: str | os.PathLike,
+    data: LCAOData,
+    records: Callable[[Mapping[str, LCAOMatrix]], Mapping[str, Record | tuple[Record, ...]]],
+    layout: str,
+    pseudo_dir: str | os.PathLike | None = None,
+    orbital_dir: str | os.PathLike | None = None,
+) -> None:
+    """As :func:`write_folder`, with another function than ``csr_matrices`` for the numbers.
+
+    Parameters
+    ----------
+    data
+        The matrices may be without pairs.
+    records
+        Function of the matrices of one run by name, in the order of :func:`abacus_order`.
+    """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known: {', '.join(map(repr, LAYOUTS))}")
-    order, images = _abacus_order(data)
+    order, images = abacus_order(data)
     moved = data.permuted(order).translated(-images[order])
     kinds = [kind for kind in ("h0", "hamiltonian") if getattr(data, kind) is not None]
     with replacing_folder(path) as temporary:
@@ -113,12 +135,15 @@ def write_folder(
                 folder = temporary / ("h0" if kind == "h0" else "scf")
                 folder.mkdir()
             values = _input(data, kind, pseudo_dir, orbital_dir)
-            _write_run(folder, moved, kind, layout, values)
+            _write_run(folder, moved, kind, layout, values, records)
             _write_sidecar(folder, data, np.argsort(order), images)
 
 
-def _abacus_order(data: LCAOData) -> tuple[np.ndarray, np.ndarray]:
-    """Which atom stands where in STRU, and the cell that each atom of the data is in."""
+def abacus_order(data: LCAOData) -> tuple[np.ndarray, np.ndarray]:
+    """Which atom stands where in STRU, and the cell that each atom of the data is in.
+
+    Files hold ``data.permuted(order).translated(-images[order])``.
+    """
     species = list(dict.fromkeys(data.symbols))
     order = np.argsort([species.index(name) for name in data.symbols], kind="stable")
     cell = data.atoms.cell.array
@@ -183,7 +208,12 @@ def _noncollinear(data: LCAOData) -> bool:
 
 
 def _write_run(
-    folder: Path, data: LCAOData, kind: str | None, layout: str, values: Mapping[str, str]
+    folder: Path,
+    data: LCAOData,
+    kind: str | None,
+    layout: str,
+    values: Mapping[str, str],
+    records_of: Callable[[Mapping[str, LCAOMatrix]], Mapping[str, Record | tuple[Record, ...]]],
 ) -> None:
     inputfile.write_input(folder / "INPUT", values)
     write_stru(folder / "STRU", _structure(data, kind))
@@ -196,7 +226,7 @@ def _write_run(
         named[kind] = getattr(data, kind)
     if data.position is not None:
         named |= {f"position {axis}": r for axis, r in zip("xyz", data.position, strict=True)}
-    records = csr_matrices(named)
+    records = records_of(named)
     name_H, name_S, name_r = _NAMES[layout]
     header = {"digits": _DIGITS, "atoms": data.atoms, "species": data.symbols}
     write_csr(output / name_S, [records["overlap"]], layout, **header)
