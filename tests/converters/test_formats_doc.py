@@ -35,11 +35,13 @@ def table_of_abacus(folders) -> str:
         for folder in sorted(version.iterdir()):
             (run,) = find_runs(folder)
             files = matrix_files(run.output, run.folder)
-            layouts = {file.operator: read_csr(file.path)[0].layout for file in files}
+            records = {file.operator: read_csr(file.path) for file in files}
+            layouts = {operator: several[0].layout for operator, several in records.items()}
+            last = max(record.step for several in records.values() for record in several)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    read_folder(folder, step=0)
+                    read_folder(folder, step=last)
             except MatrixFileError:
                 refused[version.name, layouts["H"]][run.nspin].add("H has no elements")
             except ValueError:

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from ase_nextham import hdf5
-from ase_nextham.converters import FORMATS, convert, guess_format, read, write
+from ase_nextham.converters import FORMATS as ALL_FORMATS
+from ase_nextham.converters import convert, guess_format, read, registry, write
 from ase_nextham.h0.folder_writer import LAYOUTS
 from ase_nextham.testing import random_lcao
 
-# the largest change of a matrix element: text keeps 13 digits, and what moves atoms into the cell
-# adds their positions to r and takes them away again
-TOLERANCE = {"native": 0.0, "abacus": 1e-11}
+# Not here: a format for reading only, and one whose orbitals are not those of the source.
+FORMATS = [name for name in ALL_FORMATS if name not in ("hamgnn", "wannier90")]
+
+# The largest change of a matrix element: text keeps 13 digits; what moves atoms into the cell adds
+# their positions to r and takes them away again; a text file of positions moves r along with them.
+TOLERANCE = {"native": 0.0} | {name: 1e-11 for name in FORMATS if name != "native"}
 
 CASES = [(name, {}) for name in FORMATS if name != "abacus"]
 CASES += [("abacus", {"layout": layout}) for layout in LAYOUTS]
 
+SPINS = ["unpolarised", "collinear", "spinor"]
+
+
+@pytest.fixture(autouse=True)
+def _optional_libraries(request):
+    names = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    if "sisl" in [name for name in names if isinstance(name, str)]:
+        pytest.importorskip("sisl", reason="sisl is not installed")
+
+
+def named(path, format):
+    """A path with an ending that the format likes."""
+    return path.with_name(path.name + (*registry.writable(format).SUFFIXES, "")[0])
+
+
+def part(data, *formats):
+    """The operators that all of the formats have a place for."""
+    held = set.intersection(*(set(registry.writable(name).HOLDS) for name in formats))
+    return replace(data, **dict.fromkeys({"h0", "hamiltonian", "position"} - held))
+
 
 def assert_same(found, expected, tolerance):
     assert found.symbols == expected.symbols
-    assert_allclose(found.atoms.positions, expected.atoms.positions, atol=1e-13)
-    assert_allclose(found.atoms.cell.array, expected.atoms.cell.array, rtol=1e-15)
+    assert_allclose(found.atoms.positions, expected.atoms.positions, atol=1e-12)
+    assert_allclose(found.atoms.cell.array, expected.atoms.cell.array, atol=1e-12)
     moments = (d.atoms.get_initial_magnetic_moments() for d in (found, expected))
     assert_allclose(*moments, atol=1e-15)
     for name in ("overlap", "h0", "hamiltonian"):
@@ -44,7 +69,7 @@ def assert_same(found, expected, tolerance):
 
 
 @pytest.mark.parametrize(("format", "options"), CASES)
-@pytest.mark.parametrize("spin", ["unpolarised", "collinear", "spinor"])
+@pytest.mark.parametrize("spin", SPINS)
 def test_round_trip(tmp_path, format, options, spin):
     data = random_lcao(0, "GaAsGaAs", spin=spin, magnetic=True)  # an order that STRU regroups
     rng = np.random.default_rng(1)
@@ -52,18 +77,22 @@ def test_round_trip(tmp_path, format, options, spin):
     atoms = data.atoms.copy()
     if spin != "unpolarised":
         atoms.set_initial_magnetic_moments(rng.normal(size=(4, 3) if spin == "spinor" else 4))
-    data = replace(data, atoms=atoms, fermi_level=1.25)
-    write(tmp_path / "x", data, format=format, **options)
-    assert_same(read(tmp_path / "x"), data, TOLERANCE[format])
-    assert guess_format(tmp_path / "x") == format
+    data = part(replace(data, atoms=atoms, fermi_level=1.25), format)
+    path = named(tmp_path / "x", format)
+    write(path, data, format=format, **options)
+    assert_same(read(path), data, TOLERANCE[format])
+    assert guess_format(path) == format
 
 
 @pytest.mark.parametrize(("format", "options"), CASES)
 @pytest.mark.parametrize("missing", ["h0", "hamiltonian", "position", "nelectrons"])
 def test_what_is_not_there_does_not_appear(tmp_path, format, options, missing):
-    data = replace(random_lcao(4, "AsH2"), **{missing: None})
-    write(tmp_path / "x", data, format=format, **options)
-    found = read(tmp_path / "x", format=format)
+    data = part(replace(random_lcao(4, "AsH2"), **{missing: None}), format)
+    path = named(tmp_path / "x", format)
+    if data.h0 is None and data.hamiltonian is None:
+        pytest.skip(f"{format} has no place for H(0)")
+    write(path, data, format=format, **options)
+    found = read(path, format=format)
     if missing == "nelectrons":  # a run folder has pseudopotentials, and they know it
         data = replace(data, nelectrons=found.nelectrons)
     assert_same(found, data, TOLERANCE[format])
@@ -73,18 +102,43 @@ def test_what_is_not_there_does_not_appear(tmp_path, format, options, missing):
 @pytest.mark.parametrize("run", ["v3.8.1/h2o", "v3.8.1/oh_nspin2", "v3.11.0-beta.1/h2o_soc"])
 def test_real_data_survive_every_format(abacus_folders, tmp_path, format, options, run, energies):
     data = read(abacus_folders / run)
-    data = data.permuted(np.arange(len(data.atoms))[::-1])
-    write(tmp_path / "x", data, format=format, **options)
-    found = read(tmp_path / "x")
+    data = part(data.permuted(np.arange(len(data.atoms))[::-1]), format)
+    path = named(tmp_path / "x", format)
+    write(path, data, format=format, **options)
+    found = read(path)
     assert_same(found, data, TOLERANCE[format])
     assert_allclose(energies(found), energies(data), atol=1e-9)
 
 
-def test_several_labels_of_an_element_survive(abacus_folders, tmp_path):
-    data = read(abacus_folders / "v3.8.1" / "h2o_labels").permuted([2, 0, 1])
-    for format in FORMATS:
-        write(tmp_path / format, data, format=format)
-        assert_same(read(tmp_path / format), data, TOLERANCE[format])
+@pytest.mark.parametrize("format", FORMATS)
+def test_several_labels_of_an_element_survive_or_are_refused_by_name(
+    abacus_folders, tmp_path, format
+):
+    data = part(read(abacus_folders / "v3.8.1" / "h2o_labels").permuted([2, 0, 1]), format)
+    path = named(tmp_path / "x", format)
+    if format in ("abacus", "deeph-legacy", "native"):
+        write(path, data, format=format)
+        assert_same(read(path), data, TOLERANCE[format])
+    else:
+        with pytest.raises(ValueError, match="H[12] .*H[12] "):
+            write(path, data, format=format)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("spin", SPINS)
+@pytest.mark.parametrize(("first", "second"), [*permutations(FORMATS, 2)])
+def test_data_survive_two_formats_in_turn(tmp_path, energies, first, second, spin):
+    data = part(random_lcao(5, "GaAsGaAs", spin=spin, magnetic=True), first, second)
+    shifts = np.random.default_rng(6).integers(-2, 3, (4, 3))
+    data = replace(data.translated(shifts), fermi_level=-0.75)
+    a, b = named(tmp_path / "a", first), named(tmp_path / "b", second)
+    write(a, data, format=first)
+    write(b, read(a), format=second)
+    found = read(b)
+    # differences are taken on the union of the pairs: an R that went astray would show
+    assert_same(found, replace(data, source=found.source), 1e-11)
+    k = (0.137, -0.291, 0.413)
+    assert np.abs(energies(found, k) - energies(data, k)).max() < 1e-8  # eV
 
 
 def test_what_is_converted_is_what_was_read(abacus_folders, tmp_path):
@@ -104,9 +158,9 @@ def test_several_folders_are_read_as_one(abacus_folders):
 
 def test_unknown_formats_are_refused_with_the_known_ones(tmp_path, abacus_folders):
     data = random_lcao(0)
-    with pytest.raises(ValueError, match="'abacs'; known formats: abacus, native; did you"):
+    with pytest.raises(ValueError, match="'abacs'; known formats: .*abacus.*; did you"):
         write(tmp_path / "x", data, format="abacs")
-    with pytest.raises(ValueError, match="the name does not tell the format; give one of abacus"):
+    with pytest.raises(ValueError, match="the name does not tell the format; give one of .*abacus"):
         write(tmp_path / "x", data)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ValueError, match=r"notes.txt: the content is of no known format. Known"):
@@ -115,8 +169,8 @@ def test_unknown_formats_are_refused_with_the_known_ones(tmp_path, abacus_folder
         read(tmp_path / "absent")
     with pytest.raises(ValueError, match="no path was given"):
         read([])
-    with pytest.raises(ValueError, match="unknown format 'deeph'"):
-        convert(abacus_folders / "v3.8.1" / "h2o", tmp_path / "y", target_format="deeph")
+    with pytest.raises(ValueError, match="unknown format 'deepx'"):
+        convert(abacus_folders / "v3.8.1" / "h2o", tmp_path / "y", target_format="deepx")
     hdf5.write(tmp_path / "a.h5", data)
     with pytest.raises(ValueError, match="format 'native' is read from one path, not from 2"):
         read([tmp_path / "a.h5", tmp_path / "a.h5"])
