@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -41,6 +42,8 @@ from ase_nextham.matrix import SPINS, AtomPairs, LCAOMatrix, ranges
 FORMAT = "ase_nextham LCAOData"
 FORMAT_VERSION = 1
 
+_SLAB = 1 << 20  # elements of one operator that are in memory when it is written slab by slab
+
 _NAMES = ("overlap", "h0", "hamiltonian", "position_x", "position_y", "position_z")
 
 
@@ -56,7 +59,42 @@ def write(path: str | os.PathLike, data: LCAOData) -> None:
         _write(file, data)
 
 
+def write_slabs(
+    path: str | os.PathLike,
+    data: LCAOData,
+    pairs: AtomPairs,
+    blocks: Callable[[str, ndarray], ndarray],
+) -> None:
+    """Write a native file of operators that are not in memory, slab by slab.
+
+    The file holds what :func:`write` would give it.
+
+    Parameters
+    ----------
+    data
+        The structure and the rest; its operators tell their spin and whether they are complex, and
+        have no pairs.
+    pairs
+        Of all operators.
+    blocks
+        Function of the name of an operator (``"overlap"``, ``"h0"``, ``"hamiltonian"``,
+        ``"position x"`` ...) and of indices of pairs. It gives their blocks one after another,
+        shape (size,), or (2, size) when collinear.
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _write_structure(file, data, pairs)
+        for name, matrix in _operators(data).items():
+            group = file.create_group(f"operators/{name}")
+            _write_slabs(group, matrix, pairs, partial(blocks, name.replace("_", " ")))
+
+
 def _write(file: h5py.File, data: LCAOData) -> None:
+    _write_structure(file, data, data.pairs)
+    for name, matrix in _operators(data).items():
+        _write_operator(file.create_group(f"operators/{name}"), matrix)
+
+
+def _write_structure(file: h5py.File, data: LCAOData, pairs: AtomPairs) -> None:
     basis = data.basis
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
@@ -85,19 +123,19 @@ def _write(file: h5py.File, data: LCAOData) -> None:
         atoms["initial_magmoms"] = data.atoms.get_initial_magnetic_moments()
     atoms["species"] = json.dumps(data.symbols)
 
-    pairs = file.create_group("pairs")
+    group = file.create_group("pairs")
     for name in "ijR":
-        array = getattr(data.pairs, name).astype(np.int32)
-        pairs.create_dataset(name, data=array, compression="gzip", shuffle=True)
+        array = getattr(pairs, name).astype(np.int32)
+        group.create_dataset(name, data=array, compression="gzip", shuffle=True)
 
+
+def _operators(data: LCAOData) -> dict[str, LCAOMatrix]:
     operators = {"overlap": data.overlap, "h0": data.h0, "hamiltonian": data.hamiltonian}
     if data.position is not None:
         operators |= {
             f"position_{axis}": matrix for axis, matrix in zip("xyz", data.position, strict=True)
         }
-    for name, matrix in operators.items():
-        if matrix is not None:
-            _write_operator(file.create_group(f"operators/{name}"), matrix)
+    return {name: matrix for name, matrix in operators.items() if matrix is not None}
 
 
 def _write_operator(group: h5py.Group, matrix: LCAOMatrix) -> None:
@@ -108,6 +146,46 @@ def _write_operator(group: h5py.Group, matrix: LCAOMatrix) -> None:
     conjugate = matrix.filled_by_hermiticity().data[..., is_lower]
     _write_numbers(group, "upper", matrix.data[..., upper])
     _write_numbers(group, "lower", _bits(matrix.data[..., is_lower]) ^ _bits(conjugate))
+
+
+def _write_slabs(
+    group: h5py.Group, matrix: LCAOMatrix, pairs: AtomPairs, blocks: Callable[[ndarray], ndarray]
+) -> None:
+    """As :func:`_write_operator`; ``matrix`` tells spin and type only."""
+    group.attrs["spin"] = matrix.spin
+    rows, columns = matrix.norbitals[pairs.i], matrix.norbitals[pairs.j]
+    is_upper = np.arange(len(pairs)) <= pairs.reverse
+    integers = 2 if np.iscomplexobj(matrix.data) else 1
+    for name, p, dtype, factor in (
+        ("upper", np.flatnonzero(is_upper), matrix.data.dtype, 1),
+        ("lower", np.flatnonzero(~is_upper), np.dtype(np.int64), integers),
+    ):
+        ends = np.cumsum(rows[p] * columns[p])
+        size = factor * int(ends[-1]) if len(ends) else 0
+        compression = {"compression": "gzip", "compression_opts": 4} if size else {}
+        shape = (*matrix.data.shape[:-1], size)
+        dataset = group.create_dataset(name, shape, dtype, **compression)
+        cuts = np.flatnonzero(np.diff((ends - 1) // _SLAB)) + 1
+        begin = 0
+        for some in np.split(p, cuts) if size else ():
+            values = blocks(some)
+            if name == "lower":
+                partner = blocks(pairs.reverse[some])
+                conjugate = _conjugates(partner, rows[some], columns[some])
+                values = _bits(values) ^ _bits(conjugate)
+            dataset[..., begin : begin + values.shape[-1]] = values
+            begin += values.shape[-1]
+
+
+def _conjugates(partners: ndarray, rows: ndarray, columns: ndarray) -> ndarray:
+    """Hermitian conjugates of blocks one after another, which become rows x columns."""
+    begin = np.cumsum(rows * columns) - rows * columns
+    result = np.empty_like(partners)
+    for m, n in np.unique(np.column_stack([rows, columns]), axis=0):
+        first = begin[(rows == m) & (columns == n), None, None]
+        given = first + np.arange(n) * m + np.arange(m)[:, None]
+        result[..., first + np.arange(m)[:, None] * n + np.arange(n)] = partners[..., given].conj()
+    return result
 
 
 def _bits(numbers: ndarray) -> ndarray:
@@ -251,4 +329,4 @@ def _read_operator(group, basis: Basis, symbols, pairs: AtomPairs) -> LCAOMatrix
     return LCAOMatrix(basis, symbols, pairs, spin, data)
 
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "read", "read_structure", "write"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "read", "read_structure", "write", "write_slabs"]

@@ -6,7 +6,10 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ase_nextham import hdf5
+from ase_nextham.matrix import AtomPairs
 from ase_nextham.testing import random_lcao
+
+NAMES = ("overlap", "h0", "hamiltonian", "position x", "position y", "position z")
 
 
 def operators(data):
@@ -28,6 +31,43 @@ def test_everything_comes_back_to_the_last_bit(spin, tmp_path):
     assert back.fermi_level is None
     assert dict(back.source) == dict(data.source)
     assert dict(back.basis.fingerprint) == dict(data.basis.fingerprint)
+
+
+@pytest.mark.parametrize("spin", ["unpolarised", "collinear", "spinor"])
+def test_what_is_written_slab_by_slab_is_what_is_written_at_once(spin, tmp_path, monkeypatch):
+    data = random_lcao(1, "GaAsH", spin=spin, magnetic=True)
+    none = AtomPairs([], [], np.zeros((0, 3), int))
+    named = dict(zip(NAMES, operators(data), strict=True))
+    hollow = [replace(matrix, pairs=none, data=matrix.data[..., :0]) for matrix in operators(data)]
+    without = replace(
+        data,
+        overlap=hollow[0],
+        h0=hollow[1],
+        hamiltonian=hollow[2],
+        position=tuple(hollow[3:]),
+    )
+    asked = []
+
+    def blocks(name, p):
+        asked.append(len(p))
+        matrix = named[name]
+        parts = [matrix.data[..., slice(*matrix.offsets[n : n + 2])] for n in p]
+        return np.concatenate(parts, axis=-1)
+
+    monkeypatch.setattr(hdf5, "_SLAB", 4000)
+    hdf5.write(tmp_path / "once.h5", data)
+    hdf5.write_slabs(tmp_path / "slabs.h5", without, data.pairs, blocks)
+    assert len(asked) > 50
+    with h5py.File(tmp_path / "once.h5") as a, h5py.File(tmp_path / "slabs.h5") as b:
+        assert dict(a.attrs) == dict(b.attrs)
+        found = []
+        a.visit(found.append)
+        for path in found:
+            assert dict(a[path].attrs) == dict(b[path].attrs)
+            if isinstance(a[path], h5py.Dataset):
+                assert a[path].dtype == b[path].dtype
+                assert a[path].chunks == b[path].chunks
+                assert_array_equal(a[path][()], b[path][()])
 
 
 def test_the_structure_is_read_without_the_matrices(tmp_path):
