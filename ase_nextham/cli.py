@@ -151,8 +151,8 @@ def _convert(options) -> None:
     choices = {
         "only": None if options.only is None else options.only.split(","),
         "spin": options.spin,
-        "read_options": _reading(options),
-        "write_options": {} if options.layout is None else {"layout": options.layout},
+        "read_options": _reading(options) | _given(options, "hamiltonian"),
+        "write_options": _given(options, "layout", "energy_zero", "kpts"),
     }
     if options.each:
         _convert_each(options, sources, target, choices)
@@ -240,8 +240,12 @@ def _one_or_several(paths: Sequence[str]) -> str | list[str]:
 
 
 def _reading(options) -> dict:
-    given = {name: getattr(options, name) for name in ("step", "pseudo_dir", "orbital_dir")}
-    return {name: value for name, value in given.items() if value is not None}
+    return _given(options, "step", "pseudo_dir", "orbital_dir")
+
+
+def _given(options, *names: str) -> dict:
+    """Those of the options that were given: what is not for a format is refused there."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _hamiltonians(data: LCAOData, which: str) -> dict:
@@ -322,6 +326,19 @@ def _parser() -> argparse.ArgumentParser:
         "--spin",
         choices=["up", "down", "collinear", "spinor"],
         help="one channel of collinear Hamiltonians, or more spin than there is",
+    )
+    convert.add_argument(
+        "--hamiltonian",
+        choices=["dft", "predicted"],
+        help="which one of a DeepH folder with both",
+    )
+    convert.add_argument(
+        "--energy-zero",
+        choices=["kept", "standardized"],
+        help="for DeepH: H, or H - mu S with mu = <H, S> / <S, S>, which is noted",
+    )
+    convert.add_argument(
+        "--kpts", nargs=3, type=int, metavar="N", help="for Wannier90: mesh of orthogonalisation"
     )
     convert.add_argument(
         "--check",

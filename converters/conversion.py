@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,8 +120,13 @@ def check_conversion(
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{Path(target).name}.") as folder:
         trial = Path(folder) / Path(target).name
-        write(trial, data, target_format, **(write_options or {}))
-        found = read(trial, target_format)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            write(trial, data, target_format, **(write_options or {}))
+            found = read(trial, target_format)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        # the user knows the target, not where it was tried out
+        warnings.warn(message.replace(str(trial), str(target)), stacklevel=2)
     kpts = np.random.default_rng(0).uniform(-0.5, 0.5, (nkpts, 3))
     before = {name: getattr(data, name) for name in ("h0", "hamiltonian")}
     after = {name: getattr(found, name) for name in ("h0", "hamiltonian")}

@@ -78,6 +78,11 @@ def test_a_check_compares_and_leaves_nothing(source, tmp_path):
     assert not os.listdir(tmp_path / "new")
 
 
+def test_remarks_of_a_check_name_the_target(source, tmp_path):
+    with pytest.warns(UserWarning, match=f"^{tmp_path / 'x'}: deeph-legacy has no place for r"):
+        check_conversion(source, tmp_path / "x", target_format="deeph-legacy")
+
+
 def test_a_check_sees_a_wrong_result(source, tmp_path, monkeypatch):
     def spoiled(path, data):
         hdf5.write(path, replace(data, h0=data.h0 + 1e-3 * data.overlap.with_spin("collinear")))
