@@ -49,10 +49,10 @@ def read_poscar(path: Path) -> Atoms:
 
 
 def _vectors(lines: list[str]) -> np.ndarray:
-    vectors = np.array([[float(word) for word in line.split()[:3]] for line in lines])
-    if vectors.shape != (len(lines), 3) or not np.isfinite(vectors).all():
+    rows = [[float(word) for word in line.split()[:3]] for line in lines]
+    if any(len(row) != 3 for row in rows) or not np.isfinite(rows).all():
         raise ValueError("a line that should begin with three numbers does not")
-    return vectors
+    return np.array(rows)
 
 
 def write_poscar(path: Path, atoms: Atoms) -> None:
