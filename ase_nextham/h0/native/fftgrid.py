@@ -1,7 +1,9 @@
 """The real-space grid of ABACUS: its dimensions follow from the cell and the plane-wave cutoff.
 
 Matrix elements are plain sums over this grid, and they depend on it by up to 0.5 meV, so the
-rule is followed to the last step, the rounding up to whole "big cells" included.
+rule must be followed exactly. ABACUS also rounds up to whole "big cells", blocks of 2 to 5 points;
+this changes nothing, as it chooses edges that divide the number of points, and every product of
+2, 3 and 5 above 2 has one.
 """
 
 from __future__ import annotations
@@ -24,10 +26,8 @@ def fft_grid(cell: ndarray, ecut: float) -> tuple[int, int, int]:
     Returns
     -------
     tuple
-        The number of points along each cell vector, as ABACUS chooses it in one process. Each is
-        at least ``2 max |m| + 1``, with the largest index m of a plane wave with
-        ``|m.B|^2 <= 4 ecut``, then the next product of the primes 2, 3 and 5, then the next
-        multiple of the edge of a big cell.
+        The number of points along each cell vector: at least ``2 max |m| + 1``, with the largest
+        index m of a plane wave with ``|m.B|^2 <= 4 ecut``, and a product of 2, 3 and 5.
 
     Raises
     ------
@@ -41,22 +41,7 @@ def fft_grid(cell: ndarray, ecut: float) -> tuple[int, int, int]:
         raise ValueError(f"the plane-wave cutoff is {ecut} Ry; it must be positive")
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
     metric = reciprocal @ reciprocal.T
-    smooth = [_smooth(2 * _largest_index(metric, axis, 4 * ecut) + 1) for axis in range(3)]
-    edges = big_cell(*smooth)
-    return tuple(-(-n // edge) * edge for n, edge in zip(smooth, edges, strict=True))
-
-
-def big_cell(nx: int, ny: int, nz: int) -> tuple[int, int, int]:
-    """Edges, in grid points, of the blocks into which ABACUS divides a grid in one process."""
-    bz = next((edge for edge in (4, 3, 5, 2) if nz % edge == 0), 4)
-
-    def lateral(n: int) -> int:
-        if n == nz:
-            return bz
-        # the first divisor, else the edge that leaves the largest remainder
-        return max((5, 4, 3), key=lambda edge: n if n % edge == 0 else n % edge)
-
-    return lateral(nx), lateral(ny), bz
+    return tuple(_smooth(2 * _largest_index(metric, axis, 4 * ecut) + 1) for axis in range(3))
 
 
 def _largest_index(metric: ndarray, axis: int, limit: float) -> int:

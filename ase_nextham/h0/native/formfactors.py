@@ -17,7 +17,7 @@ from ase_nextham.h0.native.radial import simpson_weights
 from ase_nextham.h0.native.upf import PseudopotentialData
 
 SPACING = 0.01
-"""Distance of the table points in 1/Bohr; the interpolation error is below 1e-9 Ry Bohr^3."""
+"""Distance of the table points in 1/Bohr; interpolation errs by less than 1e-8 electrons."""
 
 _RADIUS = 15.0  # Bohr; ABACUS's pseudo_rcut
 

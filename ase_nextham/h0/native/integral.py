@@ -27,7 +27,7 @@ from ase_nextham.basis import MAX_L
 from ase_nextham.h0.native.blocks import GridBlocks, Images, block_images, grid_blocks, images_near
 from ase_nextham.h0.native.gridkernels import complete, evaluate, scale, scatter
 
-BLOCK_SIZE = 125
+BLOCK_SIZE = 216
 """Grid points of a block, about; measured: larger ones sum more zeros, smaller ones cost calls."""
 
 
