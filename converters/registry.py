@@ -29,8 +29,10 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "deeph": "folder of DeepH: POSCAR, info.json, hamiltonian.h5, overlap.h5",
         "deeph-legacy": "folder of the first DeepH: hamiltonians.h5, overlaps.h5, element.dat, ...",
         "deeptb": "folder of dftio and DeePTB: hamiltonians.h5, overlaps.h5, basis.dat, ...",
+        "nextham-pth": "sample or prediction of NextHAM's released programs (.pth)",
         "abacus": "folder of an ABACUS run: INPUT, STRU, OUT.*/ with H(R), S(R), r(R)",
         "wannier90": "_hr.dat or _tb.dat file, or a folder with them",
+        "sisl": "file of SIESTA that sisl reads H from: .HSX, .TSHS, .fdf, .nc",
         "native": "HDF5 file of this package (.h5, .hdf5)",
     }
 )
