@@ -1,12 +1,14 @@
 """Where S and H(0) come from: backends that turn ``Atoms`` into :class:`LCAOData`.
 
-A backend is any object with ``compute(atoms)``. This package has two: ABACUS is run
-(:class:`ase_nextham.h0.abacus.AbacusH0`), or what was computed earlier is read
+A backend is any object with ``compute(atoms)``. This package has three: its own engine
+(:class:`ase_nextham.h0.native.engine.NativeH0`), ABACUS, which is run
+(:class:`ase_nextham.h0.abacus.AbacusH0`), and what was computed earlier, which is read
 (:class:`ase_nextham.h0.stored.StoredH0`). :func:`from_name` picks one by a word or a path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -19,6 +21,9 @@ from ase_nextham.data import LCAOData
 
 NAMES = ("abacus", "auto", "native")
 """The words that :func:`from_name` knows; everything else is a path."""
+
+_ABACUS_ONLY = {"profile", "inp", "timeout"}
+"""Options that only a program that is run understands."""
 
 
 class H0Backend(Protocol):
@@ -46,17 +51,21 @@ def from_name(name: str | PathLike | H0Backend, **options) -> H0Backend:
     Parameters
     ----------
     name
-        ``"abacus"``: run ABACUS. ``"auto"``: the same where it is configured, else an error that
-        says what to do. A path: a file or folder with S and H(0) computed earlier. An object
-        with ``compute(atoms)`` is returned as it is.
+        ``"native"``: compute it here. ``"abacus"``: run ABACUS. ``"auto"``: the first where the
+        folders of pseudopotentials and orbitals are known, by keyword or configuration, and all
+        options are its; else the second where ABACUS is configured; else an error that says what
+        to do. A path: a file or folder with S and H(0) computed earlier. An object with
+        ``compute(atoms)`` is returned as it is.
     options
-        Keywords of the backend, for ``"abacus"`` those of
-        :class:`~ase_nextham.h0.abacus.AbacusH0`.
+        Keywords of the backend: those of
+        :class:`~ase_nextham.h0.native.engine.NativeH0` and
+        :class:`~ase_nextham.h0.abacus.AbacusH0`, which share the names of what they share.
+        ``directory``, where a program runs, means nothing to ``"native"`` and is dropped.
 
     Raises
     ------
     CalculatorSetupError
-        If ``"auto"`` finds no ABACUS.
+        If ``"auto"`` finds neither files for the first nor ABACUS.
     ValueError
         For a word that is no backend and no path.
     """
@@ -65,22 +74,16 @@ def from_name(name: str | PathLike | H0Backend, **options) -> H0Backend:
             raise TypeError(f"{type(name).__name__} is a backend already and takes no options")
         return name
     word = str(name)
-    if word in ("abacus", "auto"):
-        from ase_nextham.h0.abacus import AbacusH0, configured_command
-
-        if word == "auto" and configured_command() is None:
-            raise CalculatorSetupError(
-                "no H(0) backend is available: there is no `abacus` on PATH and no section "
-                "[abacus] with a `command` in ASE's configuration (~/.config/ase/config.ini); "
-                "install ABACUS (for example `conda install -c conda-forge abacus`) or name a "
-                "file or folder with S and H(0) computed earlier, h0='path'"
-            )
-        return AbacusH0(**options)
+    if word == "auto":
+        word = _automatic(options)
     if word == "native":
-        raise ValueError(
-            "h0='native': this release has no H(0) engine of its own; use h0='abacus', "
-            "or the path of S and H(0) computed earlier"
-        )
+        from ase_nextham.h0.native.engine import NativeH0
+
+        return NativeH0(**{key: value for key, value in options.items() if key != "directory"})
+    if word == "abacus":
+        from ase_nextham.h0.abacus import AbacusH0
+
+        return AbacusH0(**options)
     if not Path(name).exists():
         close = get_close_matches(word, NAMES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -91,3 +94,29 @@ def from_name(name: str | PathLike | H0Backend, **options) -> H0Backend:
     from ase_nextham.h0.stored import StoredH0
 
     return StoredH0(name, **options)
+
+
+def _automatic(options: Mapping) -> str:
+    """What ``"auto"`` stands for with these options."""
+    from ase_nextham.h0.abacus import configured_command
+    from ase_nextham.h0.elementfiles import configured_folder
+
+    missing = [
+        keyword
+        for keyword, files in (("pseudo_dir", "pseudopotentials"), ("orbital_dir", "orbitals"))
+        if not (options.get(keyword) or options.get(files) or configured_folder(keyword))
+    ]
+    if options.keys() & _ABACUS_ONLY:
+        return "abacus"
+    if not missing:
+        return "native"
+    if configured_command() is not None:
+        return "abacus"
+    raise CalculatorSetupError(
+        f"no H(0) backend is available: {' and '.join(missing)} not given, so that it cannot be "
+        "computed here, and there is no ABACUS to run. Give the folders of pseudopotentials and "
+        "orbitals, or set them in section [abacus] of ASE's configuration "
+        "(~/.config/ase/config.ini) as pseudo_dir and orbital_dir, or in the environment as "
+        "ABACUS_PP_PATH and ABACUS_ORB_PATH; or name a file or folder with S and H(0) computed "
+        "earlier, h0='path'"
+    )

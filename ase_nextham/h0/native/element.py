@@ -182,8 +182,8 @@ def _write(path: Path, element: Element) -> None:
 def _read(path: Path) -> Element | None:
     """The entry, or None where there is none or it is damaged; it will be computed again."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file:  # numpy leaves it open if it is damaged
+            arrays = dict(np.load(file, allow_pickle=False))
         plain = json.loads(str(arrays.pop("plain")))
         absent = {"rho_core": None, "beta_j": None}
         return Element(
@@ -196,7 +196,7 @@ def _read(path: Path) -> Element | None:
             ),
             FormFactors(**plain["form_factors"], **_part(arrays, "form_factors.")),
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
 

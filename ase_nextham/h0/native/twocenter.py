@@ -196,14 +196,16 @@ def _splines(
     mesh: UniversalMesh, columns: Sequence[tuple[int, ndarray]]
 ) -> tuple[ndarray, ndarray]:
     """S_l(d) / d^l on the mesh and the slopes of its splines, shape (npoints, functions) each."""
-    ls = np.repeat([l for l, _ in columns], [len(products) for _, products in columns])
-    products = np.concatenate([products for _, products in columns])
+    ls = np.array([l for l, products in columns for _ in products], int)
+    products = np.concatenate([np.zeros((0, mesh.npoints)), *(own for _, own in columns)])
     tables = np.empty((mesh.npoints, len(ls)))
     for l in np.unique(ls):
         mine = ls == l
         tables[1:, mine] = (mesh.to_r(l, products[mine])[:, 1:] / mesh.r[1:] ** l).T
         tables[0, mine] = mesh.limit(l, products[mine])
-    flat = (1, np.zeros(len(ls)))
     slopes = np.zeros(tables.shape)
+    if not len(ls):
+        return tables, slopes
+    flat = (1, np.zeros(len(ls)))
     slopes[:-1] = CubicSpline(mesh.r, tables, bc_type=(flat, flat)).c[2]
     return tables, slopes
