@@ -16,6 +16,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from ase_nextham.basis import real_harmonics
+
 
 @cache
 def wigner_3j(l1: int, l2: int, l3: int) -> ndarray:
@@ -89,6 +91,24 @@ def _complex_from_real(l: int) -> ndarray:
         matrix[l + m, l + m] = (-1) ** m / sqrt(2)
         matrix[l + m, l - m] = 1j * (-1) ** m / sqrt(2)
     return (-1j) ** l * matrix
+
+
+def rotation(l: int, matrix: ndarray) -> ndarray:
+    """How features of angular momentum l turn under a rotation of the vectors, of any l.
+
+    Parameters
+    ----------
+    matrix
+        Proper rotation, shape (3, 3), acting on column vectors.
+
+    Returns
+    -------
+    ndarray
+        Orthogonal, shape (2l+1, 2l+1): ``Y(matrix @ r) = D @ Y(r)``.
+    """
+    points = np.random.default_rng(l).normal(size=(4 * l + 6, 3))
+    before, after = real_harmonics(l, points), real_harmonics(l, points @ matrix.T)
+    return np.linalg.lstsq(before, after, rcond=None)[0].T
 
 
 def harmonics(lmax: int, vectors: Tensor) -> list[Tensor]:

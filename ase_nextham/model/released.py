@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ase_nextham.model.angular import harmonics
 from ase_nextham.model.irreps import Irrep
 from ase_nextham.model.released_attention import (
-    LMAX,
-    WIDTH,
     AttentionBlock,
     Block,
     Edges,
@@ -155,13 +151,7 @@ class ReleasedNetwork(Prepared):
         order = torch.argsort(target, stable=True)
         source, target, edge_vec = source[order], target[order], edge_vec[order]
         length = torch.linalg.vector_norm(edge_vec, dim=1)
-        edges = Edges(
-            source,
-            target,
-            gaussians(length),
-            torch.cat(harmonics(LMAX, edge_vec), dim=1),
-            Edges.cut(target, self.chunk),
-        )
+        edges = Edges.cut(source, target, edge_vec, self.chunk, self.layout)
         edge = self._embedded(h0_irreps, w["input"])[order]
         onsite = torch.nonzero((source == target) & (length < 1e-5)).flatten()
         node = edge.new_zeros(int(max(source.max(), target.max())) + 1, edge.shape[1])
@@ -174,7 +164,9 @@ class ReleasedNetwork(Prepared):
             node, edge = block(node, edge, edges)
             edge, z = self._moved(invariants, edge, inside)
             features.append(z)
-        edge, edges = edge[inside], edges.subset(inside, self.chunk)
+        if not inside.all():  # the last block is for the output only
+            edge, vectors = edge[inside], edge_vec[inside]
+            edges = Edges.cut(source[inside], target[inside], vectors, self.chunk, self.layout)
         for chunk, y, z in self._decoded(node, edge, edges):
             place = order[inside][chunk]
             ham[place] = y * torch.exp(-0.2 * length[inside][chunk])[:, None]
@@ -184,9 +176,9 @@ class ReleasedNetwork(Prepared):
 
     def _embedded(self, h0_irreps: Tensor, matrices: dict[Irrep, Tensor]) -> Tensor:
         """First features of the edges, linear in H(0)."""
-        features = []
+        features, order = [], self._output_order.to(h0_irreps.device)
         for chunk in h0_irreps.split(self.chunk):
-            x = self.output_layout.split(chunk[:, self._output_order.to(chunk.device)])
+            x = self.output_layout.split(chunk.index_select(1, order))
             features.append(self.layout.join(apply(matrices, x)))
         return torch.cat(features)
 
@@ -220,26 +212,17 @@ class ReleasedNetwork(Prepared):
         w = self.prepared()
         last, invariants = self.blocks[3], self.edge_feature_nonlin_block[3]
         matrix = invariants.prepared()
-        order = self._output_order.to(edge.device)
+        order = torch.argsort(self._output_order).to(edge.device)
+        muls = self.output_layout.muls
         for chunk, _, values, logits in last.values(node, edge, edges):
             values = of_heads(values, logits)
             y = apply(w["output"], values, w["output_bias"])
-            ham = edge.new_zeros(len(values[EVEN]), SIZE)
-            for irrep, place in zip(
-                self.output_layout.muls, order.split(self.output_layout.sizes), strict=True
-            ):
-                if irrep in y:  # the features have no irrep for the others, which stay zero
-                    ham[:, place] = y[irrep].flatten(1)
+            for irrep in muls.keys() - y.keys():  # of which the features have none
+                y[irrep] = edge.new_zeros(len(values[EVEN]), 2 * irrep[0] + 1, muls[irrep])
+            ham = self.output_layout.join(y).index_select(1, order)
             scalars = values[EVEN] @ w["scalars"] + w["scalars_bias"]
             z, _ = invariants({EVEN: scalars}, matrix, gradient=False)
             yield chunk, ham, z
-
-
-def gaussians(length: Tensor) -> Tensor:
-    """Distance features, shape (n, 64), of lengths in Angstrom."""
-    centres = torch.as_tensor(np.linspace(0, 10, WIDTH), dtype=length.dtype, device=length.device)
-    width = 0.5 * 10 / WIDTH
-    return torch.exp(-((length[:, None] - centres) ** 2) / (2 * width**2))
 
 
 def load(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ase_nextham.model.aligned import BondFrames, Sectors, sectors
 from ase_nextham.model.irreps import Irreps
 from ase_nextham.model.released_layers import (
     EVEN,
     Blocks,
-    Depthwise,
     EquivariantNorm,
     Gate,
     Layout,
@@ -21,11 +22,31 @@ from ase_nextham.model.released_layers import (
     Weight,
     apply,
 )
+from ase_nextham.model.released_product import Product
 
 HEADS = 4
-LMAX = 5
 WIDTH = 64
 """Distance features, and width of the networks that see them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Edges that are evaluated together: all those of some consecutive targets.
+
+    Parameters
+    ----------
+    edges, targets
+        First and last edge, and target.
+    frames
+        Of the bonds; of a bond of length zero, any.
+    zero
+        Which of the edges have length zero, counted from the first edge of the chunk.
+    """
+
+    edges: slice
+    targets: slice
+    frames: BondFrames
+    zero: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,44 +59,54 @@ class Edges:
         Atom at the row and the column of the block, shape (nedges,); ``target`` ascends.
     distances
         Gaussians of the distance, shape (nedges, 64).
-    harmonics
-        Of the direction, shape (nedges, 36).
     chunks
-        Edges that are treated together, all those of some consecutive targets: first and last
-        edge, first and last target.
+        How they are evaluated.
     """
 
     source: Tensor
     target: Tensor
     distances: Tensor
-    harmonics: Tensor
-    chunks: list[tuple[slice, slice]]
+    chunks: list[Chunk]
 
-    def subset(self, which: Tensor, size: int) -> Edges:
-        """Some of the edges, a boolean for each, in chunks of ``size``."""
-        target = self.target[which]
-        return Edges(
-            self.source[which],
-            target,
-            self.distances[which],
-            self.harmonics[which],
-            self.cut(target, size),
-        )
+    @classmethod
+    def cut(
+        cls, source: Tensor, target: Tensor, vectors: Tensor, size: int, layout: Layout
+    ) -> Edges:
+        """Edges in chunks of at most ``size``, but never fewer than those of one target.
 
-    @staticmethod
-    def cut(target: Tensor, size: int) -> list[tuple[slice, slice]]:
-        """Chunks of at most ``size`` edges, but never less than those of one target."""
+        Parameters
+        ----------
+        vectors
+            From source to target in Angstrom, shape (nedges, 3), in the precision of the network.
+        layout
+            Of the features that the frames are for.
+        """
         targets, counts = target.unique_consecutive(return_counts=True)
-        chunks, start, stop, first, last = [], 0, 0, None, None
+        bounds, start, stop, first, last = [], 0, 0, None, None
         for atom, count in zip(targets.tolist(), counts.tolist(), strict=True):
             if first is not None and stop + count - start > size:
-                chunks.append((slice(start, stop), slice(first, last + 1)))
+                bounds.append((slice(start, stop), slice(first, last + 1)))
                 start, first = stop, None
             first = atom if first is None else first
             last, stop = atom, stop + count
         if first is not None:
-            chunks.append((slice(start, stop), slice(first, last + 1)))
-        return chunks
+            bounds.append((slice(start, stop), slice(first, last + 1)))
+        lmax = max(l for l, _ in layout.muls)
+        up = vectors.new_tensor([0.0, 0.0, 1.0])
+        chunks = []
+        for edges, atoms in bounds:
+            zero = (vectors[edges] == 0).all(dim=1)
+            some = torch.where(zero[:, None], up, vectors[edges])
+            frames = BondFrames(some.double(), lmax, vectors.dtype)
+            chunks.append(Chunk(edges, atoms, frames, torch.nonzero(zero).flatten()))
+        return cls(source, target, gaussians(torch.linalg.vector_norm(vectors, dim=1)), chunks)
+
+
+def gaussians(length: Tensor) -> Tensor:
+    """Distance features, shape (n, 64), of lengths in Angstrom."""
+    centres = torch.as_tensor(np.linspace(0, 10, WIDTH), dtype=length.dtype, device=length.device)
+    width = 0.5 * 10 / WIDTH
+    return torch.exp(-((length[:, None] - centres) ** 2) / (2 * width**2))
 
 
 class Radial(nn.Module):
@@ -98,7 +129,7 @@ class Radial(nn.Module):
 class Message(nn.Module):
     """``sep_act``: product with harmonics, weighted by distance, and the layer after it."""
 
-    def __init__(self, product: Depthwise, gate: Gate):
+    def __init__(self, product: Product, gate: Gate):
         super().__init__()
         self.dtp_rad = Radial(product.size)
         self.lin = Linear(product.output, gate.input)
@@ -107,7 +138,7 @@ class Message(nn.Module):
 class Value(nn.Module):
     """``sep_value``: a second product with harmonics, with weights of its own."""
 
-    def __init__(self, product: Depthwise, outs: Blocks):
+    def __init__(self, product: Product, outs: Blocks):
         super().__init__()
         self.dtp = nn.Module()
         self.dtp.tp = Weight(product.size)
@@ -132,7 +163,7 @@ class Attention(Prepared):
         irreps = [irrep for _, irrep in blocks]
         self.layout = Layout(blocks)
         self.gate = Gate(blocks)
-        self.product = Depthwise(blocks, LMAX, irreps)
+        self.product = Product(blocks, irreps)
         scalars = next(mul for mul, irrep in blocks if irrep == EVEN)
         heads: Blocks = tuple(
             (HEADS * mul, irrep)
@@ -169,7 +200,7 @@ class Attention(Prepared):
             target[irrep] = self.merge_dst.matrices()[irrep] @ second
             if irrep == EVEN:
                 bias = self.merge_src.scalar_bias() @ first + self.pre_lin.scalar_bias()
-        order = self.product.weight_order
+        order = self.product.weight_order.to(bias.device)
         message = self.sep_act.lin.matrices()
         # of the features for the attention, only those of the first head are looked at
         first_head = slice(0, self.scalars)
@@ -178,6 +209,7 @@ class Attention(Prepared):
         message_bias = torch.cat(
             [self.sep_alpha.scalar_bias()[first_head], self.sep_act.lin.scalar_bias()]
         )
+        weights, value = self.sep_value.dtp.tp.weight, self.sep_value.lin.matrices()
         return {
             "source": source,
             "target": target,
@@ -185,26 +217,11 @@ class Attention(Prepared):
             "merge_bias": bias,
             "radial": self.sep_act.dtp_rad.net[6].weight[order].T.contiguous(),
             "offset": self.sep_act.dtp_rad.offset[order],
-            "message": message,
+            "message": self.product.after_weights(message),
             "message_bias": message_bias,
-            "value": self._value_matrices(),
+            "value": self.product.merged(weights, value, alone=False),
+            "value_alone": self.product.merged(weights, value, alone=True),
             "value_bias": self.sep_value.lin.scalar_bias(),
-        }
-
-    def _value_matrices(self) -> dict:
-        """Matrices of the second product's layer, with the weights of its paths."""
-        order = self.product.weight_order
-        weights = self.sep_value.dtp.tp.weight[order]
-        factors: dict = {irrep: [] for _, irrep in self.product.output}
-        start = 0
-        for (mul, _), found in zip(self.product.blocks, self.product.paths, strict=True):
-            for irrep, ljs in found.items():
-                stop = start + mul * len(ljs)
-                factors[irrep].append(weights[start:stop])
-                start = stop
-        return {
-            irrep: torch.cat(factors[irrep])[:, None] * matrix
-            for irrep, matrix in self.sep_value.lin.matrices().items()
         }
 
     def at_nodes(self, node: Irreps, w: dict) -> tuple[Tensor, Tensor]:
@@ -213,7 +230,7 @@ class Attention(Prepared):
         return source, self.layout.join(apply(w["target"], node))
 
     def forward(
-        self, edge: Irreps, ends: Tensor, distances: Tensor, harmonics: Tensor, w: dict
+        self, edge: Irreps, ends: Tensor, distances: Tensor, chunk: Chunk, w: dict
     ) -> tuple[Irreps, Tensor]:
         """Values and logits of some edges.
 
@@ -223,8 +240,10 @@ class Attention(Prepared):
             Their normalised features.
         ends
             What :meth:`at_nodes` has for the nodes at their two ends, added.
-        distances, harmonics
+        distances
             As in :class:`Edges`.
+        chunk
+            Their frames.
         w
             What :meth:`prepare` makes of the weights.
 
@@ -234,16 +253,34 @@ class Attention(Prepared):
             Values of all heads, channels of one head together; logits (n, heads).
         """
         flat = self.layout.join(apply(w["edge"], edge)) + ends
-        couplings = self.product.couplings(harmonics)
         hidden = self.sep_act.dtp_rad.net[:6](distances)
         weights = torch.addmm(w["offset"], hidden, w["radial"])
-        t = self.product(self.layout.split(flat), couplings, weights)
-        message = apply(w["message"], t, w["message_bias"])
-        attention = message[EVEN][:, 0, : self.scalars]
-        logits = self.lin_alpha(torch.cat([distances, attention], dim=1))
-        message[EVEN] = message[EVEN][..., self.scalars :]
-        t = self.product(self.gate(message), couplings)
-        return apply(w["value"], t, w["value_bias"]), logits
+        weights[chunk.zero] = weights[chunk.zero] * self.product.alone.to(weights)
+        message = self.product.weighted(
+            chunk.frames.align(self.layout.split(flat)), weights, w["message"]
+        )
+        scalars = message[EVEN, 0] + w["message_bias"]
+        logits = self.lin_alpha(torch.cat([distances, scalars[:, 0, : self.scalars]], dim=1))
+        values = self._gated(scalars[..., self.scalars :], message)
+        result = []
+        for x, matrix, alone in zip(values, w["value"], w["value_alone"], strict=True):
+            y = x @ matrix
+            y[chunk.zero] = x[chunk.zero] @ alone
+            result.append(y)
+        restored = chunk.frames.restore(result, self.head_layout.muls)
+        restored[EVEN] = restored[EVEN] + w["value_bias"]
+        return restored, logits
+
+    def _gated(self, scalars: Tensor, message: dict) -> Sectors:
+        """Sectors of the messages after the gate."""
+        active, gates = self.gate(scalars)
+        found = []
+        for sector, some in enumerate(sectors(self.layout.muls)):
+            pieces = [
+                active if irrep == EVEN else message[irrep, sector] * gates[irrep] for irrep in some
+            ]
+            found.append(torch.cat(pieces, dim=2))
+        return found
 
 
 def of_heads(values: Irreps, factors: Tensor) -> Irreps:
@@ -265,7 +302,9 @@ class FeedForward(nn.Module):
         self.fctp_2 = Linear(blocks, blocks)
 
     def forward(self, x: Irreps) -> Irreps:
-        x = self.gate(apply(self.fctp_1.matrices(), x, self.fctp_1.scalar_bias()))
+        x = apply(self.fctp_1.matrices(), x, self.fctp_1.scalar_bias())
+        x[EVEN], gates = self.gate(x[EVEN])
+        x = {irrep: x[irrep] * gates[irrep] if irrep in gates else x[irrep] for irrep in x}
         return apply(self.fctp_2.matrices(), x, self.fctp_2.scalar_bias())
 
 
@@ -283,15 +322,16 @@ class AttentionBlock(nn.Module):
         """For one chunk of edges after another: edges, targets, values of the heads and logits."""
         w = self.ga.prepared()
         source, target = self.ga.at_nodes(self.norm_1(self.layout.split(node)), w)
-        for chunk, targets in edges.chunks:
+        for chunk in edges.chunks:
+            own = chunk.edges
             values, logits = self.ga(
-                self.norm_edge(self.layout.split(edge[chunk])),
-                source[edges.source[chunk]] + target[edges.target[chunk]],
-                edges.distances[chunk],
-                edges.harmonics[chunk],
+                self.norm_edge(self.layout.split(edge[own])),
+                source[edges.source[own]] + target[edges.target[own]],
+                edges.distances[own],
+                chunk,
                 w,
             )
-            yield chunk, targets, values, logits
+            yield own, chunk.targets, values, logits
 
 
 class Block(AttentionBlock):

@@ -12,7 +12,6 @@ Features are flat, (n, numbers): irreps in ascending order of (l, parity), each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from math import sqrt
 
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ase_nextham.model.angular import wigner_3j
 from ase_nextham.model.irreps import Irrep, Irreps
 
 Blocks = tuple[tuple[int, Irrep], ...]
@@ -204,121 +202,12 @@ class Gate:
         gates = sum(mul for mul, _ in self.gated)
         self.input: Blocks = ((self.scalars + gates, EVEN), *self.gated)
 
-    def __call__(self, x: Irreps) -> Irreps:
-        scalars = x[EVEN]
-        y = {EVEN: functional.silu(scalars[..., : self.scalars]) * self.SILU}
+    def __call__(self, scalars: Tensor) -> tuple[Tensor, Irreps]:
+        """The scalars themselves, and the factors of every other irrep; from all scalars."""
+        active = functional.silu(scalars[..., : self.scalars]) * self.SILU
         gates = scalars[..., self.scalars :].sigmoid() * self.SIGMOID
-        start = 0
-        for mul, irrep in self.gated:
-            y[irrep] = x[irrep] * gates[..., start : start + mul]
-            start += mul
-        return y
-
-
-class Depthwise:
-    """Tensor product of features with spherical harmonics, channel by channel.
-
-    Parameters
-    ----------
-    blocks
-        Of the features, each irrep once.
-    lmax
-        Of the harmonics.
-    targets
-        Irreps to keep, beside even scalars.
-
-    Notes
-    -----
-    ``t_u = sqrt(2l+1) sum 3j(l_i, l_j, l) x_u Y_j`` for each path (i, j, l). For every edge the
-    paths from one irrep are one matrix, linear in Y, that multiplies all channels. Its rows are
-    ordered (l, component, j), which puts the result in the order that the next layer needs.
-    """
-
-    def __init__(self, blocks: Blocks, lmax: int, targets: Sequence[Irrep]):
-        self.blocks = blocks
-        kept = set(targets) | {EVEN}
-        self.paths: list[dict[Irrep, list[int]]] = []  # for each block: harmonics by output
-        weights = {}  # published place of the weights of a path
-        self.size = 0
-        for i, (mul, (li, pi)) in enumerate(blocks):
-            found: dict[Irrep, list[int]] = {}
-            for lj in range(lmax + 1):
-                for l in range(abs(li - lj), li + lj + 1):
-                    irrep = (l, pi * (-1) ** lj)
-                    if irrep in kept:
-                        found.setdefault(irrep, []).append(lj)
-                        weights[i, lj, irrep] = np.arange(self.size, self.size + mul)
-                        self.size += mul
-            self.paths.append(dict(sorted(found.items())))
-        self.lmax = lmax
-        self.weight_order = torch.from_numpy(
-            np.concatenate(
-                [
-                    weights[i, lj, irrep]
-                    for i, found in enumerate(self.paths)
-                    for irrep, ljs in found.items()
-                    for lj in ljs
-                ]
-            )
-        )
-        total: dict[Irrep, int] = {}
-        for (mul, _), found in zip(blocks, self.paths, strict=True):
-            for irrep, ljs in found.items():
-                total[irrep] = total.get(irrep, 0) + mul * len(ljs)
-        self.output: Blocks = tuple(
-            (total[irrep], irrep) for irrep in sorted(total, key=lambda ir: (ir[0], -ir[1]))
-        )
-        self._tables: dict = {}
-
-    def _table(self, i: int, like: Tensor) -> Tensor:
-        """(harmonics, rows * (2 l_i + 1)): the matrix of block i for each harmonic."""
-        key = (i, like.dtype, like.device)
-        if key not in self._tables:
-            li = self.blocks[i][1][0]
-            columns = []
-            for (l, _), ljs in self.paths[i].items():
-                table = np.zeros(((self.lmax + 1) ** 2, 2 * l + 1, len(ljs), 2 * li + 1))
-                for number, lj in enumerate(ljs):
-                    coupling = sqrt(2 * l + 1) * wigner_3j(li, lj, l)
-                    table[lj**2 : (lj + 1) ** 2, :, number] = np.moveaxis(coupling, 0, 2)
-                columns.append(table.reshape(len(table), -1))
-            table = np.concatenate(columns, axis=1)
-            self._tables[key] = torch.tensor(table, dtype=like.dtype, device=like.device)
-        return self._tables[key]
-
-    def couplings(self, harmonics: Tensor) -> list[Tensor]:
-        """For each block the matrices (n, rows, 2 l_i + 1) of some directions."""
-        return [
-            (harmonics @ self._table(i, harmonics)).unflatten(1, (-1, 2 * l + 1))
-            for i, (_, (l, _)) in enumerate(self.blocks)
-        ]
-
-    def __call__(self, x: Irreps, couplings: list[Tensor], weights: Tensor | None = None) -> Irreps:
-        """All paths, those with the same irrep side by side.
-
-        Parameters
-        ----------
-        weights
-            A factor for every path and channel of each edge, (n, size) in :attr:`weight_order`.
-        """
-        pieces: Irreps = {irrep: [] for _, irrep in self.output}
-        start = 0
-        for (mul, block), found, coupling in zip(self.blocks, self.paths, couplings, strict=True):
-            product = coupling @ x[block]
-            row = 0
-            for (l, p), ljs in found.items():
-                stop = row + (2 * l + 1) * len(ljs)
-                piece = product[:, row:stop].reshape(-1, 2 * l + 1, len(ljs) * mul)
-                if weights is not None:
-                    end = start + len(ljs) * mul
-                    piece = piece * weights[:, None, start:end]
-                    start = end
-                pieces[l, p].append(piece)
-                row = stop
-        return {
-            irrep: some[0] if len(some) == 1 else torch.cat(some, dim=2)
-            for irrep, some in pieces.items()
-        }
+        pieces = gates.split([mul for mul, _ in self.gated], dim=-1)
+        return active, {irrep: gate for (_, irrep), gate in zip(self.gated, pieces, strict=True)}
 
 
 class InvariantFeatures(Prepared):
@@ -374,7 +263,7 @@ class InvariantFeatures(Prepared):
         for irrep, (u, v, _) in self._triangles.items():
             gram = x[irrep].transpose(1, 2) @ x[irrep]
             upper = u * gram.shape[1] + v
-            products.append(gram.flatten(1)[:, upper.to(gram.device)])
+            products.append(gram.flatten(1).index_select(1, upper.to(gram.device)))
         a = torch.cat(products, dim=1) @ matrix + self.nonlinear_layers[0].bias
         states = []
         for number in (1, 4, 7):
@@ -403,6 +292,7 @@ class InvariantFeatures(Prepared):
             part = g[:, start : start + len(u)]
             part = part * torch.where(u == v, 2.0, 1.0).to(part)
             mul = x[irrep].shape[2]
-            y[irrep] = x[irrep] @ part[:, place.to(part.device)].unflatten(1, (mul, mul))
+            part = part.index_select(1, place.to(part.device))
+            y[irrep] = x[irrep] @ part.unflatten(1, (mul, mul))
             start += len(u)
         return y

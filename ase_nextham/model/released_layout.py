@@ -66,7 +66,7 @@ def vector_of(irreps: Irreps) -> Tensor:
     order, scale = _order_and_scale()
     flat = torch.cat([x.flatten(1) for x in irreps.values()], dim=1)
     factor = torch.as_tensor(scale, dtype=flat.dtype, device=flat.device)
-    return flat[:, torch.as_tensor(order, device=flat.device)] * factor
+    return flat.index_select(1, torch.as_tensor(order, device=flat.device)) * factor
 
 
 def irreps_of(vector: Tensor) -> Irreps:
@@ -76,7 +76,7 @@ def irreps_of(vector: Tensor) -> Irreps:
     order, scale = _order_and_scale()
     back = np.argsort(order)
     factor = torch.as_tensor(1 / scale[back], dtype=vector.dtype, device=vector.device)
-    flat = vector[:, torch.as_tensor(back, device=vector.device)] * factor
+    flat = vector.index_select(1, torch.as_tensor(back, device=vector.device)) * factor
     result, start = {}, 0
     for (l, parity), mul in BlockIrreps(SHELLS, "spinor").multiplicities.items():
         stop = start + (2 * l + 1) * mul
