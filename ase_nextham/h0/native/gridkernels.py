@@ -315,3 +315,42 @@ def _harmonics(local, npoints, lmax, y):
                 value = sign * y[row, p]
                 y[l * l + 2 * m - 1, p] = value * y[cosine + m, p]
                 y[l * l + 2 * m, p] = value * y[sine + m, p]
+
+
+@_compiled
+def pairs_of_blocks(first, index, image_atom, image_shift, start, key, radix, found):
+    """Which pairs of images of each block are pairs of the result.
+
+    Rows of ``found`` are: block, position of both images in the list of the block, and the number
+    of the half pair. With no room only counts.
+
+    Returns
+    -------
+    int
+        How many there are.
+    """
+    reach = (radix - 1) // 2
+    count = 0
+    for block in range(first.size - 1):
+        for a in range(first[block], first[block + 1]):
+            i = image_atom[index[a]]
+            low, high = start[i], start[i + 1]
+            for b in range(a, first[block + 1]):
+                code = image_atom[index[b]]
+                inside = True
+                for axis in range(3):
+                    step = image_shift[index[b], axis] - image_shift[index[a], axis]
+                    inside &= abs(step) <= reach
+                    code = code * radix + step + reach
+                if not inside:
+                    continue
+                p = low + np.searchsorted(key[low:high], code)
+                if p == high or key[p] != code:
+                    continue
+                if found.shape[0]:
+                    found[count, 0] = block
+                    found[count, 1] = a - first[block]
+                    found[count, 2] = b - first[block]
+                    found[count, 3] = p
+                count += 1
+    return count

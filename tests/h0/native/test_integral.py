@@ -275,3 +275,38 @@ def test_shells_and_functions_must_go_together():
 def test_orbitals_tell_their_size():
     assert [one.size for one in ORBITALS] == [1 + 1 + 3 + 5 + 9, 3 + 7]
     assert isinstance(ORBITALS[0], GridOrbitals)
+
+
+@pytest.fixture
+def on_torch(monkeypatch):
+    """The torch version on a CPU, in several batches."""
+    pytest.importorskip("torch")
+    from ase_nextham.h0.native import integral_torch
+
+    monkeypatch.setattr(integral_torch, "BLOCK_SIZE", 100)
+    monkeypatch.setattr(integral_torch, "MEMORY", 2**22)
+
+    def on_torch(v, pairs, **options):
+        return integral_torch.grid_integral_torch(
+            v, CELL, TAU, (0, 1), ORBITALS, *pairs, device="cpu", **options
+        )
+
+    return on_torch
+
+
+def test_torch_gives_the_same(v, plain_sums, on_torch):
+    pairs = pairs_of(CELL, TAU, np.array(CUTOFFS))
+    assert_allclose(on_torch(v, pairs), plain_sums, atol=1e-13)
+    single = on_torch(v, pairs, dtype="float32")
+    assert_allclose(single, plain_sums, atol=1e-6 * np.abs(plain_sums).max())
+
+
+def test_torch_says_when_it_has_no_such_device(v):
+    torch = pytest.importorskip("torch")
+    from ase_nextham.h0.native.integral_torch import grid_integral_torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    none = np.zeros(0, int)
+    with pytest.raises(ValueError, match="torch finds no CUDA device"):
+        grid_integral_torch(v, CELL, TAU, (0, 1), ORBITALS, none, none, np.zeros((0, 3), int))
