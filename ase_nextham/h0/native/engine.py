@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class NativeH0:
         Also compute r(R).
     terms
         Which parts of H(0) to add up, of :data:`TERMS`; all but for comparisons.
+    device
+        Where the sums over the grid are done: ``"cpu"``, or ``"cuda"`` or ``"cuda:N"`` with torch.
     dtype
         ``"float64"``, or ``"float32"`` for the sums over one block of the grid: half of the time
         there for an error of 0.02 meV.
@@ -104,6 +107,7 @@ class NativeH0:
         moments: str = "zero",
         position: bool = True,
         terms: Sequence[str] = TERMS,
+        device: str = "cpu",
         dtype: str = "float64",
         threads: int | None = None,
         cache: str | PathLike | None = None,
@@ -117,6 +121,8 @@ class NativeH0:
             raise ValueError(f"terms={terms!r} must be some of {', '.join(TERMS)}")
         if dtype not in ("float64", "float32"):
             raise ValueError(f"unknown dtype {dtype!r}; known: 'float64', 'float32'")
+        if device != "cpu" and not re.fullmatch(r"cuda(:\d+)?", device):
+            raise ValueError(f"unknown device {device!r}; known: 'cpu', 'cuda', 'cuda:N'")
         if threads is not None and threads < 1:
             raise ValueError(f"threads={threads} must be at least 1")
         self.pseudo_dir = configured_folder("pseudo_dir") if pseudo_dir is None else pseudo_dir
@@ -129,6 +135,7 @@ class NativeH0:
         self.moments = moments
         self.position = position
         self.terms = tuple(terms)
+        self.device = device
         self.dtype = dtype
         self.threads = threads
         self.cache = cache
@@ -249,6 +256,7 @@ class NativeH0:
                 LCAOMatrix(basis, symbols, work.layout.pairs, "unpolarised", r) for r in position
             )
         placed = atoms.copy()
+        placed.set_initial_magnetic_moments(None)  # ASE keeps the shape, which may be of vectors
         placed.set_initial_magnetic_moments(spin.magmoms if spin.magmoms.any() else None)
         return LCAOData(
             placed,
@@ -274,10 +282,8 @@ class NativeH0:
             kinetic[:] = 0
         if "local" not in self.terms:
             return kinetic, None
-        from ase_nextham.h0.native.integral import grid_integral
         from ase_nextham.h0.native.potential import local_potential
 
-        threads, show = self._nthreads(), self._shows_progress(work)
         potential = local_potential(
             work.cell,
             work.tau,
@@ -286,11 +292,16 @@ class NativeH0:
             spin.magmoms if spin.magmoms.any() else None,
             spin.nspin,
             self.ecutwfc,
-            threads=threads,
+            threads=self._nthreads(),
         )
+        result = self._integral(work, potential.v)
+        result += kinetic
+        return result, potential.grid
+
+    def _integral(self, work: _Structure, potential: ndarray) -> ndarray:
         direct = work.layout.direct
-        result = grid_integral(
-            potential.v,
+        arguments = (
+            potential,
             work.cell,
             work.tau,
             work.kinds,
@@ -298,12 +309,22 @@ class NativeH0:
             work.layout.pairs.i[direct],
             work.layout.pairs.j[direct],
             work.layout.R[direct],
-            threads=threads,
-            dtype=self.dtype,
-            progress=show,
         )
-        result += kinetic
-        return result, potential.grid
+        options = {"dtype": self.dtype, "progress": self._shows_progress(work)}
+        if self.device == "cpu":
+            from ase_nextham.h0.native.integral import grid_integral
+
+            return grid_integral(*arguments, threads=self._nthreads(), **options)
+        try:
+            from ase_nextham.h0.native.integral_torch import grid_integral_torch
+        except ImportError as error:
+            raise CalculatorSetupError(
+                f"device={self.device!r} needs the package torch: pip install torch"
+            ) from error
+        try:
+            return grid_integral_torch(*arguments, device=self.device, **options)
+        except ValueError as error:
+            raise CalculatorSetupError(str(error)) from error
 
     def _nthreads(self) -> int:
         return len(os.sched_getaffinity(0)) if self.threads is None else self.threads

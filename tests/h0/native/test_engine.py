@@ -217,6 +217,7 @@ def test_the_calculator_computes_with_it(
         ({"terms": ["kinetik"]}, "must be some of kinetic, nonlocal, local"),
         ({"terms": []}, "must be some of"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"device": "gpu"}, "unknown device 'gpu'; known: 'cpu', 'cuda'"),
         ({"threads": 0}, "threads=0 must be at least 1"),
     ],
 )
@@ -262,11 +263,25 @@ def test_vectors_as_moments_are_refused(native, radical):
         native(moments="initial").compute(radical)
 
 
+def test_moments_may_be_vectors_along_z(native, radical):
+    radical.set_initial_magnetic_moments([[0, 0, 0.5], [0, 0, -0.2]])
+    data = native(nspin=4, moments="initial").compute(radical)
+    np.testing.assert_allclose(data.atoms.get_initial_magnetic_moments(), [0.5, -0.2])
+
+
 def test_moments_that_are_not_used_are_mentioned(native, radical):
     radical.set_initial_magnetic_moments([0.5, 0])
     with pytest.warns(UserWarning, match="moments='zero' ignores"):
         data = native().compute(radical)
     assert not data.atoms.get_initial_magnetic_moments().any()
+
+
+def test_a_device_that_is_not_there_is_named(native, radical):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(CalculatorSetupError, match="device='cuda', but torch finds no CUDA device"):
+        native(device="cuda").compute(radical)
 
 
 def test_too_large_a_cell_is_refused_before_it_is_begun(native, radical, monkeypatch):
