@@ -195,7 +195,8 @@ def _integers(shifts) -> list:
 
 
 def _digest(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as file:  # in pieces: a sample of NextHAM may have gigabytes
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 __all__ = ["NAME", "noted_basis", "read_sidecar", "restored", "sidecar_path", "write_sidecar"]

@@ -15,8 +15,9 @@ from ase_nextham.converters import convert, guess_format, read, registry, write
 from ase_nextham.h0.folder_writer import LAYOUTS
 from ase_nextham.testing import random_lcao
 
-# Not here: a format for reading only, and one whose orbitals are not those of the source.
-FORMATS = [name for name in ALL_FORMATS if name not in ("hamgnn", "wannier90")]
+# Not here: a format for reading only, one whose orbitals are not those of the source, and one in
+# single precision that is nothing without H(0).
+FORMATS = [name for name in ALL_FORMATS if name not in ("hamgnn", "nextham-pth", "wannier90")]
 
 # The largest change of a matrix element: text keeps 13 digits; what moves atoms into the cell adds
 # their positions to r and takes them away again; a text file of positions moves r along with them.
