@@ -34,7 +34,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     """Hamiltonian, bands and optics of any periodic Atoms, without a self-consistent loop.
 
     >>> atoms = bulk("GaAs", "zincblende", a=5.653)
-    >>> atoms.calc = calc = NextHAMCalculator(h0="abacus", kpts=(8, 8, 8))
+    >>> atoms.calc = calc = NextHAMCalculator(h0="native", kpts=(8, 8, 8))
     >>> bs = calc.band_structure(atoms, path=atoms.cell.bandpath("LGX"))    # eV
     >>> H = calc.get_hamiltonian(atoms)                                     # LCAOMatrix, eV
 
@@ -51,8 +51,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         The network that predicts the correction to H(0). None: the Hamiltonian is H(0) itself,
         which a warning says.
     h0
-        Where H(0) and S come from: ``"abacus"`` (runs ABACUS), ``"auto"``, the path of a native
-        file or of ABACUS folders computed earlier, or any object with
+        Where H(0) and S come from: ``"native"`` (computed here), ``"abacus"`` (runs ABACUS),
+        ``"auto"`` (the first where the files below are known, else the second), the path of a
+        native file or of ABACUS folders computed earlier, or any object with
         ``compute(atoms) -> LCAOData``.
     kpts
         k mesh for Fermi level, gap and DOS: ``(8, 8, 8)`` with Gamma, ``{"density": 3.5}``, ...;
@@ -61,7 +62,12 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         Fermi-Dirac width in eV.
     pseudo_dir, orbital_dir
         Folders of pseudopotentials and orbitals for backends that compute H(0); else those of
-        the section ``[abacus]`` of ASE's configuration.
+        the section ``[abacus]`` of ASE's configuration, or of the environment variables
+        ``ABACUS_PP_PATH`` and ``ABACUS_ORB_PATH``.
+    nspin, moments
+        For backends that compute H(0), as of
+        :class:`~ase_nextham.h0.native.engine.NativeH0`: None is their default, which is
+        spin-orbit coupling where the pseudopotentials have it, and no moments.
     directory
         Where backends that run programs do so; ``"."`` stands for a temporary folder that is
         removed afterwards.
@@ -80,6 +86,8 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         "width": 0.05,
         "pseudo_dir": None,
         "orbital_dir": None,
+        "nspin": None,
+        "moments": None,
     }
     discard_results_on_any_change = True
 
@@ -117,7 +125,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
                 f"{', '.join(self.default_parameters)}"
             )
         changed = super().set(**changes)
-        if changed.keys() & {"h0", "pseudo_dir", "orbital_dir"}:
+        if changed.keys() & {"h0", "pseudo_dir", "orbital_dir", "nspin", "moments"}:
             self._data = None
         return changed
 
@@ -286,11 +294,16 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     def _backend(self, position: bool) -> h0.H0Backend:
         options = {
             name: self.parameters[name]
-            for name in ("pseudo_dir", "orbital_dir")
+            for name in ("pseudo_dir", "orbital_dir", "nspin", "moments")
             if self.parameters[name] is not None
         }
         if self.parameters.h0 in h0.NAMES:  # else a path, or a backend that is one already
             options["position"] = position
             if self.directory != ".":
                 options["directory"] = self.directory
+        elif options.keys() & {"nspin", "moments"}:
+            raise CalculatorSetupError(
+                f"nspin and moments are for what computes H(0) ({', '.join(h0.NAMES)}), not for "
+                f"h0={self.parameters.h0!r}, which has it already"
+            )
         return h0.from_name(self.parameters.h0, **options)

@@ -69,7 +69,8 @@ def _predict(options) -> None:
 
     atoms = _structure(options.structure)
     calc = NextHAMCalculator(
-        h0=options.h0, pseudo_dir=options.pseudo_dir, orbital_dir=options.orbital_dir
+        h0=options.h0,
+        **_given(options, "pseudo_dir", "orbital_dir", "nspin", "moments"),
     )
     data = calc.get_data(atoms)
     write(options.output, data, format=options.to)
@@ -282,8 +283,16 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
     predict.set_defaults(run=_predict)
     predict.add_argument("structure", help="STRU, POSCAR, cif ...: what ASE reads, too")
-    predict.add_argument("--h0", default="auto", help="abacus, or a path to stored H(0)")
+    predict.add_argument(
+        "--h0", default="auto", help="native, abacus, or a path to stored H(0) (auto)"
+    )
     _add_species_arguments(predict)
+    predict.add_argument(
+        "--nspin", type=int, choices=[1, 2, 4], help="as in ABACUS (4 where there is spin-orbit)"
+    )
+    predict.add_argument(
+        "--moments", choices=["zero", "initial", "abacus39_auto"], help="of the atoms (zero)"
+    )
     predict.add_argument("-o", "--output", required=True, help="file or folder to write")
     predict.add_argument("--to", help="its format (else guessed from the name)")
 

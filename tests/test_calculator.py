@@ -243,3 +243,9 @@ def test_backends_by_name_get_the_folders_and_whether_r_is_needed(atoms, tmp_pat
         ("abacus", {**folders, "position": False}),
         ("abacus", {**folders, "position": True}),
     ]
+
+
+def test_spin_is_for_backends_that_compute(root, atoms):
+    calc = calculator(h0=root / "examples" / "data" / "GaAs_soc.h5", nspin=1)
+    with pytest.raises(CalculatorSetupError, match="nspin and moments are for what computes H"):
+        calc.get_hamiltonian(atoms)
