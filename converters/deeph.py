@@ -11,9 +11,7 @@ The older layout of DeepH is another format: :mod:`.deeph_legacy`.
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,27 +22,24 @@ from numpy import ndarray
 
 from ase_nextham.basis import MAX_L, Basis
 from ase_nextham.data import LCAOData
-from ase_nextham.files import replacing_folder, write_atomically
+from ase_nextham.files import replacing_folder
 
-from .deeph_blocks import Blocks, block_entries, check_pairs
-from .deeph_data import SHIFT, Folder, content, lcao_data, real_overlap, sources
+from .deeph_blocks import Blocks, check_pairs
+from .deeph_data import content
+from .deeph_folder import Layout, has_operators, read_folder, write_info, write_operators
 from .deeph_hdf5 import opened, read_dataset
-from .deeph_info import info_flag, info_number, read_info
+from .deeph_info import info_number, read_info
 from .deeph_poscar import read_poscar, write_poscar
-from .sidecar import read_sidecar, sidecar_path, write_sidecar
 
 SUFFIXES = ()
 HOLDS = ("overlap", "h0", "hamiltonian", "position")
 
-_OPERATORS = ("overlap", "hamiltonian", "hamiltonian_pred", "zeroth_hamiltonian", "position_matrix")
-_TIED = ("POSCAR", "info.json")
-
 
 def recognises(path: Path) -> bool:
     """Whether a path is a folder with POSCAR, info.json and an operator."""
-    if not all((path / name).is_file() for name in _TIED):
+    if not all((path / name).is_file() for name in _LAYOUT.tied):
         return False
-    return any((path / f"{name}.h5").is_file() for name in _OPERATORS[:3])
+    return has_operators(path, _LAYOUT)
 
 
 def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData:
@@ -78,40 +73,11 @@ def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder")
-    names = [name for name in _OPERATORS if (path / f"{name}.h5").is_file()]
-    info_path = path / "info.json"
-    info = read_info(info_path)
+    info = read_info(path / "info.json")
     atoms = read_poscar(path / "POSCAR")
-    species = tuple(atoms.get_chemical_symbols())
-    basis = _basis(info_path, info, species)
-    if "overlap" not in names and not info_flag(info_path, info, "orthogonal_basis"):
-        raise ValueError(f"{path}: there is no overlap.h5, and the basis is not orthogonal")
-    if (path / "density_matrix.h5").is_file():
-        warnings.warn(f"{path}: the density matrix is not read", stacklevel=2)
-    note = read_sidecar(sidecar_path(path), [path / name for name in _TIED])
-    files = sources(path, names, hamiltonian, note)
-    spinful = info_flag(info_path, info, "spinful")
-    norbitals = np.array([basis.norbitals(name) for name in species], np.int64)
-    blocks = {}
-    for name in names:
-        file = path / f"{name}.h5"
-        if name in files.values():
-            blocks[name] = _read_blocks(file, norbitals * (2 if spinful else 1), spinful=spinful)
-        elif name in ("overlap", "position_matrix"):
-            blocks[name] = _read_blocks(file, norbitals, axes=1 + (name == "position_matrix"))
-    folder = Folder(
-        path=path,
-        atoms=atoms,
-        species=species,
-        basis=basis,
-        convention="deeph",
-        spinful=spinful,
-        fermi_level=info_number(info_path, info, "fermi_energy_eV"),
-        nelectrons=info_number(info_path, info, "occupation"),
-        shift=info_number(info_path, info, SHIFT) or 0.0,
-        blocks=blocks,
-    )
-    return lcao_data(folder, files, note)
+    species = atoms.get_chemical_symbols()
+    basis = _basis(path / "info.json", info, species)
+    return read_folder(path, _LAYOUT, info, atoms, species, basis, hamiltonian)
 
 
 def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept") -> None:
@@ -144,34 +110,14 @@ def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept")
     info = {
         "atoms_quantity": len(elements),
         "orbits_quantity": int(data.overlap.norbitals.sum()),
-        "orthogonal_basis": False,
-        "spinful": written.spinful,
-        "fermi_energy_eV": written.fermi_level,
         "elements_orbital_map": shells,
     }
     if data.nelectrons is not None:
         info["occupation"] = data.nelectrons
-    if written.shift:
-        info[SHIFT] = written.shift
-    overlap = real_overlap(path, data.overlap)
     with replacing_folder(path) as folder:
         write_poscar(folder / "POSCAR", data.atoms[order])
-        write_atomically(folder / "info.json", json.dumps(info) + "\n")
-        place = np.argsort(order)
-        rows = np.column_stack([data.pairs.R, place[data.pairs.i], place[data.pairs.j]])
-        n = data.overlap.norbitals
-        shapes = np.column_stack([n[data.pairs.i], n[data.pairs.j]])
-        entries = block_entries(overlap, "deeph", spinful=False)
-        _write_blocks(folder / "overlap.h5", rows, shapes, entries)
-        for name, matrix in written.hamiltonians.items():
-            spinful = written.spinful
-            entries = block_entries(matrix, "deeph", spinful=spinful)
-            _write_blocks(folder / f"{name}.h5", rows, shapes * (2 if spinful else 1), entries)
-        if data.position is not None:
-            entries = np.stack([block_entries(r, "deeph", spinful=False) for r in data.position])
-            _write_blocks(folder / "position_matrix.h5", rows, shapes, entries)
-        tied = [folder / name for name in _TIED]
-        write_sidecar(sidecar_path(folder), data, tied, order=order, extra=written.extra)
+        write_info(folder, _LAYOUT, written, info)
+        write_operators(folder, _LAYOUT, data, written, order)
 
 
 def _shells_of_elements(path: Path, data: LCAOData, elements: Sequence[str]) -> dict:
@@ -216,23 +162,17 @@ def _is_l(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_L
 
 
-def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool = False, axes: int = 1) -> Blocks:
-    """The blocks of a file, whose shapes and places are as they must be.
-
-    Parameters
-    ----------
-    norbitals
-        Rows of the blocks of each atom.
-    spinful
-        Whether numbers may be complex.
-    axes
-        Of ``entries``: 2 for the position operator.
-    """
+def _read_blocks(
+    path: Path, norbitals: ndarray, *, spinful: bool = False, components: int = 1
+) -> Blocks:
+    """The blocks of a file, whose shapes and places are as they must be; see :class:`Layout`."""
     with opened(path) as file:
         pairs = read_dataset(file, path, "atom_pairs", "iu", 2)
         shapes = read_dataset(file, path, "chunk_shapes", "iu", 2)
         boundaries = read_dataset(file, path, "chunk_boundaries", "iu", 1)
-        entries = read_dataset(file, path, "entries", "fc" if spinful else "f", axes)
+        entries = read_dataset(
+            file, path, "entries", "fc" if spinful else "f", 1 + (components > 1)
+        )
     n = len(pairs)
     if pairs.shape != (n, 5) or shapes.shape != (n, 2) or boundaries.shape != (n + 1,):
         raise ValueError(
@@ -257,7 +197,7 @@ def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool = False, axes:
             f"{path}: chunk_boundaries[{p}] is {boundaries[p]}, but the blocks before it end at "
             f"{starts[p]}"
         )
-    shape = (3, starts[-1]) if axes == 2 else (starts[-1],)
+    shape = (starts[-1],) if components == 1 else (components, starts[-1])
     if entries.shape != shape:
         raise ValueError(f"{path}: 'entries' has shape {entries.shape}, but blocks need {shape}")
     return blocks
@@ -275,3 +215,27 @@ def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: ndarray) 
         file["chunk_shapes"] = shapes
         file["chunk_boundaries"] = boundaries
         file["entries"] = entries
+
+
+_LAYOUT = Layout(
+    convention="deeph",
+    files={
+        "overlap": "overlap.h5",
+        "hamiltonian": "hamiltonian.h5",
+        "hamiltonian_pred": "hamiltonian_pred.h5",
+        "zeroth_hamiltonian": "zeroth_hamiltonian.h5",
+        "position_matrix": "position_matrix.h5",
+    },
+    density_matrix="density_matrix.h5",
+    tied=("POSCAR", "info.json"),
+    keys={
+        "spinful": "spinful",
+        "orthogonal": "orthogonal_basis",
+        "fermi_level": "fermi_energy_eV",
+        "nelectrons": "occupation",
+    },
+    read_blocks=_read_blocks,
+    write_blocks=_write_blocks,
+)
+
+__all__ = ["HOLDS", "SUFFIXES", "read", "recognises", "write"]

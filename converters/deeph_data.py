@@ -28,9 +28,6 @@ ENERGY_ZEROS = ("kept", "standardized")
 HAMILTONIANS = ("dft", "predicted")
 """Which Hamiltonian of a folder to read."""
 
-SHIFT = "energy_zero_shift_eV"
-"""Key in info.json: mu where the files hold H - mu S."""
-
 
 @dataclass(frozen=True, eq=False)
 class Content:
@@ -38,6 +35,8 @@ class Content:
 
     Parameters
     ----------
+    overlap
+        As real numbers, which DeepH's is.
     hamiltonians
         By the name of their files in the new format: ``"hamiltonian"``, ``"zeroth_hamiltonian"``.
     spinful
@@ -50,6 +49,7 @@ class Content:
         For the note beside the files.
     """
 
+    overlap: LCAOMatrix
     hamiltonians: Mapping[str, LCAOMatrix]
     spinful: bool
     shift: float
@@ -83,6 +83,7 @@ def content(path: Path, data: LCAOData, energy_zero: str) -> Content:
         named = {name: _shifted(m, data.overlap, -shift) for name, m in named.items()}
     named = {name: m if m.spin == "spinor" else _real(path, name, m) for name, m in named.items()}
     return Content(
+        overlap=_real(path, "overlap", data.overlap),
         hamiltonians=named,
         spinful=spinful,
         shift=shift,
@@ -118,17 +119,6 @@ def _real(path: Path, name: str, matrix: LCAOMatrix) -> LCAOMatrix:
             "real without spin-orbit coupling; write it as spinor"
         )
     return replace(matrix, data=matrix.data.real)
-
-
-def real_overlap(path: Path, overlap: LCAOMatrix) -> LCAOMatrix:
-    """The overlap as real numbers, which DeepH's is.
-
-    Raises
-    ------
-    ValueError
-        If it has imaginary parts.
-    """
-    return _real(path, "overlap", overlap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,12 +308,10 @@ def _identity(basis: Basis, symbols: Sequence[str]) -> LCAOMatrix:
 __all__ = [
     "ENERGY_ZEROS",
     "HAMILTONIANS",
-    "SHIFT",
     "Content",
     "Folder",
     "content",
     "energy_shift",
     "lcao_data",
-    "real_overlap",
     "sources",
 ]

@@ -1,6 +1,6 @@
-"""Folders of the first DeepH: text files for the structure, an HDF5 dataset for each block.
+"""Folders of old DeepH: text files for the structure, an HDF5 dataset for each block.
 
-The layout of the DeepH-pack of 2022. In hamiltonians.h5 and overlaps.h5 each block has the name
+That of DeepH-pack 0.x and DeepH-E3. In hamiltonians.h5 and overlaps.h5 each block has the name
 ``[R1, R2, R3, i, j]``, atoms counted from 1. Energies are in eV, lengths in Angstrom, orbitals have
 the order of OpenMX and standard signs, and H(k) = sum_R exp(2 pi i k.R) H(R), as here. In lat.dat,
 rlat.dat (with 2 pi) and site_positions.dat the vectors are columns; orbital_types.dat has a line
@@ -9,10 +9,8 @@ with the l of each shell for every atom. There is no place for the position oper
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,35 +24,24 @@ from numpy import ndarray
 from ase_nextham.basis import MAX_L, Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.files import read_text, replacing_folder, write_atomically
-from ase_nextham.matrix import AtomPairs
 
-from .deeph_blocks import Blocks, block_entries, check_pairs
-from .deeph_data import SHIFT, Folder, content, lcao_data, real_overlap, sources
+from .deeph_blocks import Blocks, check_pairs
+from .deeph_data import content
+from .deeph_folder import Layout, has_operators, read_folder, write_info, write_operators
 from .deeph_hdf5 import check_storage, is_hard, opened
-from .deeph_info import info_flag, info_number, read_info
-from .sidecar import read_sidecar, sidecar_path, write_sidecar
+from .deeph_info import read_info
 
 SUFFIXES = ()
 HOLDS = ("overlap", "h0", "hamiltonian")
 
-_FILES = {
-    "overlap": "overlaps.h5",
-    "hamiltonian": "hamiltonians.h5",
-    "hamiltonian_pred": "hamiltonians_pred.h5",
-    "zeroth_hamiltonian": "zeroth_hamiltonians.h5",
-}
-"""Files by the names of those with the same content in the new format."""
-
-_TIED = ("info.json", "lat.dat", "site_positions.dat", "element.dat", "orbital_types.dat")
 _SHELLS = [str(l) for l in range(MAX_L + 1)]
 _KEY = re.compile(rb"\[ ?(-?\d{1,9}), ?(-?\d{1,9}), ?(-?\d{1,9}), ?(\d{1,9}), ?(\d{1,9}) ?\]")
 
 
 def recognises(path: Path) -> bool:
     """Whether a path is a folder with the text files and an operator."""
-    if not all((path / name).is_file() for name in _TIED[1:]):
-        return False
-    return any((path / name).is_file() for name in _FILES.values())
+    texts = [name for name in _LAYOUT.tied if name != "info.json"]
+    return all((path / name).is_file() for name in texts) and has_operators(path, _LAYOUT)
 
 
 def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData:
@@ -86,39 +73,10 @@ def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder")
-    names = [name for name, file in _FILES.items() if (path / file).is_file()]
-    info_path = path / "info.json"
-    info = read_info(info_path)
+    info = read_info(path / "info.json")
     atoms = _read_atoms(path)
     species, basis = _read_species(path / "orbital_types.dat", atoms)
-    if "overlap" not in names and not info_flag(info_path, info, "isorthogonal"):
-        raise ValueError(f"{path}: there is no overlaps.h5, and the basis is not orthogonal")
-    if (path / "density_matrices.h5").is_file():
-        warnings.warn(f"{path}: the density matrix is not read", stacklevel=2)
-    note = read_sidecar(sidecar_path(path), [path / name for name in _TIED])
-    files = sources(path, names, hamiltonian, note)
-    spinful = info_flag(info_path, info, "isspinful")
-    norbitals = np.array([basis.norbitals(name) for name in species], np.int64)
-    blocks = {}
-    for name in names:
-        if name in files.values():
-            factor = 2 if spinful else 1
-            blocks[name] = _read_blocks(path / _FILES[name], norbitals * factor, spinful=spinful)
-        elif name == "overlap":
-            blocks[name] = _read_blocks(path / _FILES[name], norbitals, spinful=False)
-    folder = Folder(
-        path=path,
-        atoms=atoms,
-        species=species,
-        basis=basis,
-        convention="openmx",
-        spinful=spinful,
-        fermi_level=info_number(info_path, info, "fermi_level"),
-        nelectrons=None,
-        shift=info_number(info_path, info, SHIFT) or 0.0,
-        blocks=blocks,
-    )
-    return lcao_data(folder, files, note)
+    return read_folder(path, _LAYOUT, info, atoms, species, basis, hamiltonian)
 
 
 def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept") -> None:
@@ -143,27 +101,10 @@ def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept")
     """
     path = Path(path)
     written = content(path, data, energy_zero)
-    overlap = real_overlap(path, data.overlap)
-    info = {
-        "nsites": len(data.atoms),
-        "isorthogonal": False,
-        "isspinful": written.spinful,
-        "fermi_level": written.fermi_level,
-    }
-    if written.shift:
-        info[SHIFT] = written.shift
     with replacing_folder(path) as folder:
-        write_atomically(folder / "info.json", json.dumps(info) + "\n")
         _write_atoms(folder, data)
-        norbitals = data.overlap.norbitals
-        entries = block_entries(overlap, "openmx", spinful=False)
-        _write_blocks(folder / _FILES["overlap"], data.pairs, norbitals, entries)
-        for name, matrix in written.hamiltonians.items():
-            entries = block_entries(matrix, "openmx", spinful=written.spinful)
-            factor = 2 if written.spinful else 1
-            _write_blocks(folder / _FILES[name], data.pairs, norbitals * factor, entries)
-        tied = [folder / name for name in _TIED]
-        write_sidecar(sidecar_path(folder), data, tied, extra=written.extra)
+        write_info(folder, _LAYOUT, written, {"nsites": len(data.atoms)})
+        write_operators(folder, _LAYOUT, data, written, range(len(data.atoms)))
 
 
 def _write_atoms(folder: Path, data: LCAOData) -> None:
@@ -241,16 +182,8 @@ def _read_species(path: Path, atoms: Atoms) -> tuple[tuple[str, ...], Basis]:
     return species, Basis(dict(zip(species, shells, strict=True)))
 
 
-def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool) -> Blocks:
-    """The blocks of a file, whose shapes are as they must be.
-
-    Parameters
-    ----------
-    norbitals
-        Rows of the blocks of each atom.
-    spinful
-        Whether numbers may be complex.
-    """
+def _read_blocks(path: Path, norbitals: ndarray, *, spinful: bool = False) -> Blocks:
+    """The blocks of a file, whose shapes are as they must be; see :class:`Layout`."""
     with opened(path) as file:
         keys: list[bytes] = []
         file.id.links.iterate(keys.append)
@@ -307,13 +240,12 @@ def _read_block(
     return block
 
 
-def _write_blocks(path: Path, pairs: AtomPairs, norbitals: ndarray, entries: ndarray) -> None:
-    """Write one file; ``norbitals`` are the rows of the blocks of each atom."""
-    shapes = np.column_stack([norbitals[pairs.i], norbitals[pairs.j]])
+def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: ndarray) -> None:
+    """Write one file: R1, R2, R3, i, j of blocks, their shapes, and their elements."""
     ends = np.cumsum(shapes.prod(axis=1)).tolist()
     kind = h5t.py_create(entries.dtype, logical=True)
     spaces = {tuple(shape): h5s.create_simple(tuple(shape)) for shape in np.unique(shapes, axis=0)}
-    keys = np.column_stack([pairs.R, pairs.i + 1, pairs.j + 1]).tolist()
+    keys = (rows + [0, 0, 0, 1, 1]).tolist()
     start = 0
     with h5py.File(path, "w") as file:
         for key, shape, end in zip(keys, map(tuple, shapes), ends, strict=True):
@@ -321,5 +253,24 @@ def _write_blocks(path: Path, pairs: AtomPairs, norbitals: ndarray, entries: nda
             dataset.write(h5s.ALL, h5s.ALL, entries[start:end].reshape(shape))
             start = end
 
+
+_LAYOUT = Layout(
+    convention="openmx",
+    files={
+        "overlap": "overlaps.h5",
+        "hamiltonian": "hamiltonians.h5",
+        "hamiltonian_pred": "hamiltonians_pred.h5",
+        "zeroth_hamiltonian": "zeroth_hamiltonians.h5",
+    },
+    density_matrix="density_matrices.h5",
+    tied=("info.json", "lat.dat", "site_positions.dat", "element.dat", "orbital_types.dat"),
+    keys={
+        "spinful": "isspinful",
+        "orthogonal": "isorthogonal",
+        "fermi_level": "fermi_level",
+    },
+    read_blocks=_read_blocks,
+    write_blocks=_write_blocks,
+)
 
 __all__ = ["HOLDS", "SUFFIXES", "read", "recognises", "write"]

@@ -27,7 +27,7 @@ from ase_nextham.data import LCAOData
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
         "deeph": "folder of DeepH: POSCAR, info.json, hamiltonian.h5, overlap.h5",
-        "deeph-legacy": "folder of the first DeepH: hamiltonians.h5, overlaps.h5, element.dat, ...",
+        "deeph-legacy": "folder of old DeepH: hamiltonians.h5, overlaps.h5, element.dat, ...",
         "deeptb": "folder of dftio and DeePTB: hamiltonians.h5, overlaps.h5, basis.dat, ...",
         "nextham-pth": "sample or prediction of NextHAM's released programs (.pth)",
         "abacus": "folder of an ABACUS run: INPUT, STRU, OUT.*/ with H(R), S(R), r(R)",

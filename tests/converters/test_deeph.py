@@ -353,7 +353,7 @@ def test_an_orthogonal_basis_needs_no_overlap(written):
 def test_a_density_matrix_is_left_alone_and_that_is_said(written):
     folder, data = written
     shutil.copy(folder / "hamiltonian.h5", folder / "density_matrix.h5")
-    with pytest.warns(UserWarning, match="x: the density matrix is not read"):
+    with pytest.warns(UserWarning, match="x: density_matrix.h5 is not read"):
         assert_equal(deeph.read(folder), data)
 
 

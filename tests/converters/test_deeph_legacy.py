@@ -231,7 +231,7 @@ def key(i, j, R):
 def test_a_density_matrix_is_left_alone_and_that_is_said(written):
     folder, data = written
     shutil.copy(folder / "hamiltonians.h5", folder / "density_matrices.h5")
-    with pytest.warns(UserWarning, match="x: the density matrix is not read"):
+    with pytest.warns(UserWarning, match="x: density_matrices.h5 is not read"):
         assert_equal(deeph_legacy.read(folder), data)
 
 
