@@ -125,7 +125,9 @@ def kmesh_for(
 
     Time reversal is tested on the Hamiltonian. Where that is magnetic, the moments are the
     ``initial_magmoms`` of the atoms (along z if they are numbers); if there are none although the
-    Hamiltonian is magnetic, nothing is known about their pattern and no rotation is used.
+    Hamiltonian is magnetic, nothing is known about their pattern and no rotation is used. Nor is
+    one used where atoms are no elements ("X", as of Wannier functions): the crystal is then not
+    known, and the sites of functions can be more symmetric than it is.
 
     Parameters
     ----------
@@ -133,6 +135,9 @@ def kmesh_for(
         As in :func:`kmesh`.
     """
     species = hamiltonian.symbols
+    if (atoms.numbers == 0).any():
+        reverses = hamiltonian.time_reversal_error() < TIME_REVERSAL_TOLERANCE
+        return kmesh(atoms, kpts, symmetry=False, time_reversal=reverses)
     if hamiltonian.spin == "unpolarised":
         return kmesh(atoms, kpts, species=species)
     collinear = hamiltonian.spin == "collinear"

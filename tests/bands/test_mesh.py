@@ -235,3 +235,13 @@ def test_bands_of_a_ferromagnet_with_spin_orbit_coupling_obey_its_magnetic_group
     cubic = kmesh(data.atoms, size)
     wrong = eigenvalues(matrix, data.overlap, cubic.kpts)[:, cubic.index]
     assert np.abs(wrong - eps).max() > 0.1  # eV
+
+
+def test_atoms_that_are_no_elements_lend_no_symmetry_to_their_hamiltonian():
+    atoms = Atoms("X", cell=np.eye(3), pbc=True)  # a cube, which hops along x alone
+    R = np.array([[-1, 0, 0], [0, 0, 0], [1, 0, 0]])
+    pairs = AtomPairs(np.zeros(3, int), np.zeros(3, int), R)
+    for hop, expected in ((1.0, 14), (1j, 27)):  # the second breaks time reversal as well
+        data = np.array([np.conj(hop), 0, hop])
+        chain = LCAOMatrix(Basis({"X": (0,)}), ("X",), pairs, "unpolarised", data)
+        assert len(kmesh_for(chain, atoms, (3, 3, 3)).kpts) == expected
