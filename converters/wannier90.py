@@ -217,7 +217,7 @@ def _orthonormal(
         advice = "give a finer mesh with kpts"
         if exact_below is None:
             advice += ", or exact_below, the energy up to which bands are needed"
-        warnings.warn(f"{message}, tolerance is {tolerance:g} eV; {advice}", stacklevel=5)
+        warnings.warn(f"{message}, tolerance is {tolerance:g} eV; {advice}", stacklevel=4)
     extra = {"kpts": kpts, "interpolation_error": error, "exact_below": exact_below}
     return new, extra
 

@@ -96,7 +96,10 @@ def orthogonalised(
     basis = replace(
         data.basis,
         radius={},
-        fingerprint={name: f"loewdin {x}" for name, x in data.basis.fingerprint.items()},
+        fingerprint={
+            name: f"loewdin {words.removeprefix('loewdin ')}"
+            for name, words in data.basis.fingerprint.items()
+        },
     )
     hamiltonians = {
         name: matrix
