@@ -20,8 +20,8 @@ from ase_nextham.h0.native.blocks import GridBlocks, Images, block_images, grid_
 from ase_nextham.h0.native.gridkernels import complete, pairs_of_blocks
 from ase_nextham.h0.native.integral import GridOrbitals, HalfPairs
 
-BLOCK_SIZE = 512
-"""Grid points of a block, about: larger than on a CPU, for larger matrix products."""
+BLOCK_SIZE = {"float64": 512, "float32": 216}
+"""Grid points of a block, about: more than on a CPU, for larger matrix products."""
 
 MEMORY = 2**30
 """Bytes of orbitals and products that are worked on at a time, about."""
@@ -64,7 +64,7 @@ def grid_integral_torch(
     cell, tau = np.asarray(cell, float), np.asarray(tau, float)
     species = np.asarray(species_index, np.int64)
     pairs = HalfPairs.of(i, j, R, np.array([one.size for one in orbitals])[species])
-    blocks = grid_blocks(cell, potential.shape[1:], BLOCK_SIZE)
+    blocks = grid_blocks(cell, potential.shape[1:], BLOCK_SIZE[dtype])
     images = images_near(blocks, tau, np.array([one.cutoff for one in orbitals])[species])
     lists = _Lists.of(blocks, images, species, orbitals, pairs)
     work = _Device(torch.device(device), getattr(torch, dtype))

@@ -265,7 +265,8 @@ def test_vectors_as_moments_are_refused(native, radical):
 
 def test_a_preset_replaces_vectors_that_the_atoms_bring(native, radical):
     radical.set_initial_magnetic_moments([[0, 0, 0.5], [0, 0, -0.2]])
-    data = native(nspin=4, moments="abacus39_auto").compute(radical)
+    with pytest.warns(UserWarning, match="moments='abacus39_auto' ignores"):
+        data = native(nspin=4, moments="abacus39_auto").compute(radical)
     np.testing.assert_allclose(data.atoms.get_initial_magnetic_moments(), np.sqrt(3))
 
 

@@ -283,7 +283,7 @@ def on_torch(monkeypatch):
     pytest.importorskip("torch")
     from ase_nextham.h0.native import integral_torch
 
-    monkeypatch.setattr(integral_torch, "BLOCK_SIZE", 100)
+    monkeypatch.setattr(integral_torch, "BLOCK_SIZE", {"float64": 100, "float32": 80})
     monkeypatch.setattr(integral_torch, "MEMORY", 2**22)
 
     def on_torch(v, pairs, **options):
