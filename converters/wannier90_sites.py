@@ -52,12 +52,15 @@ class _Sites:
     moves
         Lattice vectors from the atom that owns a function to its image beside the function,
         integer, shape (n, 3).
+    doubt
+        Why the atoms are no atoms but the sites of functions, or None.
     """
 
     symbols: tuple[str, ...]
     positions: ndarray
     owner: ndarray
     moves: ndarray
+    doubt: str | None = None
 
 
 def foreign_data(path: Path, text: WannierText, structure: WannierStructure) -> LCAOData:
@@ -82,7 +85,7 @@ def foreign_data(path: Path, text: WannierText, structure: WannierStructure) -> 
     spin, step = ("spinor", 2) if structure.spinors else ("unpolarised", 1)
     if n % step:
         raise ValueError(f"{path}: {n} functions cannot be pairs of spin up and down")
-    sites = _sites(path, None if centres is None else centres[::step], n // step, structure, cell)
+    sites = _sites(None if centres is None else centres[::step], n // step, structure, cell)
     text = _moved(text, np.repeat(sites.moves, step, axis=0), cell)
     order = np.argsort(sites.owner, kind="stable")
     order = (step * order[:, None] + np.arange(step)).ravel()
@@ -95,6 +98,8 @@ def foreign_data(path: Path, text: WannierText, structure: WannierStructure) -> 
     basis = Basis({name: (0,) * int(count[labels.index(name)]) for name in labels})
     atoms = Atoms(sites.symbols, sites.positions, cell=cell, pbc=True)
     data = _lcao(path, text, atoms, basis, labels, spin)
+    if sites.doubt is not None:
+        warnings.warn(f"{path}: {sites.doubt}", stacklevel=4)
     if data.position is not None:
         data = replace(data, position=_hermitian_position(path, data.position))
     return replace(data, source={"format": "wannier90", "comment": text.comment})
@@ -120,28 +125,21 @@ def _hermitian_position(path: Path, position: Sequence[LCAOMatrix]) -> tuple[LCA
     return tuple(parts)
 
 
-def _sites(
-    path: Path, centres: ndarray | None, n: int, structure: WannierStructure, cell: ndarray
-) -> _Sites:
+def _sites(centres: ndarray | None, n: int, structure: WannierStructure, cell: ndarray) -> _Sites:
     if centres is None:
-        _warn_of_sites(path, "nothing tells where the functions are: they all sit on one atom X")
-        return _Sites(("X",), np.zeros((1, 3)), np.zeros(n, int), np.zeros((n, 3), int))
+        doubt = "nothing tells where the functions are: they all sit on one atom X"
+        return _Sites(("X",), np.zeros((1, 3)), np.zeros(n, int), np.zeros((n, 3), int), doubt)
+    doubt = "nothing tells the atoms: the functions sit on an atom X for each of their centres"
     if structure.positions is not None and len(structure.positions):
         owner, moves = _closest(structure.positions, centres, cell)
         if len(set(owner.tolist())) == len(structure.positions):
             return _Sites(structure.symbols, structure.positions, owner, moves)
-        reason = "not every atom has functions: they sit on an atom X"
-    else:
-        reason = "nothing tells the atoms: the functions sit on an atom X"
-    _warn_of_sites(path, f"{reason} for each of their centres")
+        doubt = "not every atom has functions: they sit on an atom X for each of their centres"
     distances = np.linalg.norm(centres[:, None] - centres, axis=-1)
     first = np.argmax(distances < _SAME_CENTRE, axis=1)
     distinct, owner = np.unique(first, return_inverse=True)
-    return _Sites(("X",) * len(distinct), centres[distinct], owner, np.zeros((n, 3), int))
-
-
-def _warn_of_sites(path: Path, reason: str) -> None:
-    warnings.warn(f"{path}: {reason}", stacklevel=6)
+    moves = np.zeros((n, 3), int)
+    return _Sites(("X",) * len(distinct), centres[distinct], owner, moves, doubt)
 
 
 def _closest(positions: ndarray, centres: ndarray, cell: ndarray) -> tuple[ndarray, ndarray]:
