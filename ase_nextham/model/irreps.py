@@ -312,7 +312,8 @@ class BlockIrreps:
         key = (name, like.dtype, like.device)
         if key not in self._cache:
             table = _SPIN if name == "spin" else self._couplings[name]
-            self._cache[key] = torch.tensor(table, dtype=like.dtype, device=like.device)
+            with torch.inference_mode(False):  # kept tensors must serve training, too
+                self._cache[key] = torch.tensor(table, dtype=like.dtype, device=like.device)
         return self._cache[key]
 
 

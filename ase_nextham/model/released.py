@@ -99,10 +99,8 @@ class ReleasedNetwork(Prepared):
 
     def prepare(self) -> dict:
         """Matrices from the last values to the correction, and to what the trace sees."""
-        lift, bias = (
-            self.blocks[3].ga.edge_proj.matrices(),
-            self.blocks[3].ga.edge_proj.scalar_bias(),
-        )
+        last = self.blocks[3].ga.edge_proj
+        lift, bias = last.matrices(), last.scalar_bias()
         decode = self.edge_lin.matrices()
         matrices = {irrep: lift[irrep] @ decode[irrep] for irrep in lift}
         return {
@@ -143,20 +141,20 @@ class ReleasedNetwork(Prepared):
             )
         h0_irreps, edge_vec = h0_irreps.to(device, dtype), edge_vec.to(device, dtype)
         source, target = edge_src.to(device, torch.int64), edge_dst.to(device, torch.int64)
-        w = self.prepared()
         ham = h0_irreps.new_zeros(len(edge_vec), SIZE)
         trace = h0_irreps.new_zeros(len(edge_vec), TRACES)
-        if not len(edge_vec):
-            return ham, trace
         order = torch.argsort(target, stable=True)
         source, target, edge_vec = source[order], target[order], edge_vec[order]
         length = torch.linalg.vector_norm(edge_vec, dim=1)
+        inside = (length >= self.window[0]) & (length < self.window[1])
+        if not inside.any():
+            return ham, trace
+        w = self.prepared()
         edges = Edges.cut(source, target, edge_vec, self.chunk, self.layout)
         edge = self._embedded(h0_irreps, w["input"])[order]
         onsite = torch.nonzero((source == target) & (length < 1e-5)).flatten()
         node = edge.new_zeros(int(max(source.max(), target.max())) + 1, edge.shape[1])
         node = node.index_add(0, source[onsite], edge[onsite])
-        inside = (length >= self.window[0]) & (length < self.window[1])
         features = []
         for block, invariants in zip(
             self.blocks[:3], self.edge_feature_nonlin_block[:3], strict=True
@@ -200,10 +198,10 @@ class ReleasedNetwork(Prepared):
         for chunk in edge.split(self.chunk):
             z, y = invariants(self.layout.split(chunk), matrix, gradient=True)
             y = self.layout.join(y)
-            with torch.no_grad():
-                norms = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (chunk, y))
-                scale = 0.2 * next(norms) / (next(norms) + 1e-5)
-            moved.append(chunk + scale * y)
+            norm, step = (
+                torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True) for x in (chunk, y)
+            )
+            moved.append(chunk + 0.2 * norm / (step + 1e-5) * y)
             zs.append(z)
         return torch.cat(moved), torch.cat(zs)[inside]
 

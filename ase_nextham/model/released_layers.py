@@ -90,7 +90,8 @@ class Prepared(nn.Module):
             return self.prepare()
         key = [(w.data_ptr(), w._version, w.dtype, w.device) for w in weights]
         if getattr(self, "_key", None) != key:
-            with torch.no_grad():
+            # kept tensors must serve gradients of the input, too
+            with torch.inference_mode(False), torch.no_grad():
                 self._key, self._value = key, self.prepare()
         return self._value
 

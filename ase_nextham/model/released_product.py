@@ -115,6 +115,7 @@ class Product:
                 alone.append(np.full(mul, lj == 0))
         self.weight_order = torch.from_numpy(np.concatenate(order))
         self.alone = torch.from_numpy(np.concatenate(alone))
+        self._on_device: dict[torch.device, dict] = {}
 
     def _add_terms(self, irrep: Irrep, paths: list, channels: list[dict], start: int) -> None:
         for sector, place in enumerate(channels):
@@ -201,14 +202,26 @@ class Product:
             By output irrep and sector, (n, 1 or 2, outputs).
         """
         found = {}
-        for (irrep, sector), term in self.terms.items():
-            taken = x[sector].index_select(2, term.channels.to(weights.device))
-            if isinstance(term.places, slice):
-                own = weights[:, term.places]
+        for (irrep, sector), (channels, places) in self._indices(weights.device).items():
+            taken = x[sector].index_select(2, channels)
+            if isinstance(places, slice):
+                own = weights[:, places]
             else:
-                own = weights.index_select(1, term.places.to(weights.device))
+                own = weights.index_select(1, places)
             found[irrep, sector] = (taken * own[:, None]) @ matrices[irrep, sector]
         return found
+
+    def _indices(self, device: torch.device) -> dict:
+        """Channels and places of the terms on a device, brought there once."""
+        if device not in self._on_device:
+            self._on_device[device] = {
+                key: (
+                    term.channels.to(device),
+                    term.places if isinstance(term.places, slice) else term.places.to(device),
+                )
+                for key, term in self.terms.items()
+            }
+        return self._on_device[device]
 
 
 def _sector_channels(muls: Mapping[Irrep, int]) -> list[dict[Irrep, int]]:

@@ -249,6 +249,15 @@ def test_gradients_pass_through_both_ways(spin):
     assert_allclose(gradient, transform.to_blocks(weights), atol=1e-13)
 
 
+def test_gradients_can_be_had_after_inference_mode():
+    transform = BlockIrreps((0, 1))
+    blocks = random_blocks(1, (0, 1), "unpolarised")
+    with torch.inference_mode():
+        transform.to_irreps(blocks)
+    sum(x.square().sum() for x in transform.to_irreps(blocks.requires_grad_()).values()).backward()
+    assert_allclose(blocks.grad, 2 * blocks.detach(), atol=1e-13)
+
+
 def test_wrong_shapes_and_spins_are_refused():
     with pytest.raises(ValueError, match="one by one"):
         BlockIrreps((0, 1), "collinear")

@@ -205,16 +205,31 @@ def test_new_weights_are_seen(weights, graph):
     assert (network(*graph)[0] - before).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_window_with_few_or_no_edges_gives_little_or_nothing(weights, double, graph, version):
+    onsite = released.load(version, weights[version], torch.float64, window=(0.0, 1.0))
+    length = graph[1].norm(dim=1)
+    whole, _ = double[version](*graph)
+    assert_same(onsite(*graph)[0], (whole * (length < 1)[:, None]).numpy(), 1e-13)
+    none = released.load(version, weights[version], torch.float64, window=(7.0, 8.0))
+    assert not none(*graph)[0].any()
+
+
 def test_no_edges_give_no_corrections(double, graph):
     ham, trace = double["main"](*(x[:0] for x in graph))
     assert ham.shape == (0, 5832)
     assert trace.shape == (0, 81)
 
 
-def test_inference_mode_is_understood(double, graph):
+def test_inference_mode_is_understood_and_leaves_no_trace(weights, graph):
+    network = released.load("main", weights["main"], torch.float64)
     with torch.inference_mode():
-        ham, _ = double["main"](*graph)
-    assert_same(ham, double["main"](*graph)[0].numpy(), 1e-15)
+        ham, _ = network(*graph)
+    h0 = graph[0].clone().requires_grad_()
+    again, _ = network(h0, *graph[1:])
+    assert_same(again, ham.numpy(), 1e-15)
+    again.sum().backward()
+    assert h0.grad.abs().max() > 0
 
 
 # --- which files are refused ------------------------------------------------------------------
