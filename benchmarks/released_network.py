@@ -12,8 +12,8 @@ that it ever had.
 FOLDER is a checkout of the published code of that version, DavidYin94/NextHAM or
 DavidYin94/NextHAM_V1_1_Inference, with its dependencies installed. With it, both get the weights
 that the published code was initialised with, and the results of both are compared with ours in
-double precision. Without, what it took
-on a quiet machine of this class stands in its place, and the weights are random.
+double precision. Without, what it took on a quiet machine of this class stands in its place, and
+the weights are random.
 """
 
 from __future__ import annotations
@@ -141,9 +141,10 @@ def run(version: str, repeat: int, exchange: str, folder: str | None = None) -> 
 
 def report(version: str, ours: dict, theirs: dict, recorded: bool) -> None:
     """Some lines of the table."""
+    print(f"{version}, {ours['edges']} edges")
     for name, row in (("ours", ours), ("recorded" if recorded else "published", theirs)):
         print(
-            f"{version:6s}{name:12s}{row['construction']:14.2f}{row['seconds']:16.2f}"
+            f"{'':6s}{name:12s}{row['construction']:14.2f}{row['seconds']:16.2f}"
             f"{row['before']:12.0f}{row['peak']:12.0f}"
         )
     ratios = [theirs[key] / ours[key] for key in ("construction", "seconds", "before", "peak")]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from ase_nextham.testing import random_lcao
+
 torch = pytest.importorskip("torch", reason="the model extra is not installed")
 
 from ase_nextham.model import released_layout as layout  # noqa: E402
+from ase_nextham.model.irreps import PaddedBlocks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,16 @@ def test_vectors_and_irreps_are_the_inverse_of_each_other():
     assert_allclose(layout.vector_of(layout.irreps_of(vector)), vector, rtol=1e-14)
     blocks = layout.blocks_of_vector(vector)
     assert_allclose(layout.vector_of_blocks(blocks), vector, atol=1e-12)
+
+
+def test_a_matrix_becomes_vectors_and_their_correction_its_real_up_up_part():
+    h0 = random_lcao(3, "GaAs", spin="spinor", magnetic=True).h0
+    vectors = layout.vector_of_blocks(PaddedBlocks(h0, layout.SHELLS).pad(torch.tensor(h0.data)))
+    scalar = random_lcao(3, "GaAs").h0.on_pairs(h0.pairs)
+    correction = PaddedBlocks(scalar, layout.SHELLS).unpad(layout.correction_of_vector(vectors))
+    for i, j, R in [(0, 0, (0, 0, 0)), (0, 1, (0, 0, 0)), (1, 0, (0, 0, 0))]:
+        ours = replace(scalar, data=correction.numpy()).block(i, j, R)
+        assert_allclose(ours, h0.block(i, j, R)[::2, ::2].real, atol=1e-12)  # eV
 
 
 def test_vectors_of_another_length_are_refused():
