@@ -29,6 +29,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "deeph": "folder of DeepH: POSCAR, info.json, hamiltonian.h5, overlap.h5",
         "deeph-legacy": "folder of old DeepH: hamiltonians.h5, overlaps.h5, element.dat, ...",
         "deeptb": "folder of dftio and DeePTB: hamiltonians.h5, overlaps.h5, basis.dat, ...",
+        "hamgnn": "graph_data.npz of HamGNN, of ABACUS calculations",
         "nextham-pth": "sample or prediction of NextHAM's released programs (.pth)",
         "abacus": "folder of an ABACUS run: INPUT, STRU, OUT.*/ with H(R), S(R), r(R)",
         "wannier90": "_hr.dat or _tb.dat file, or a folder with them",
