@@ -15,7 +15,7 @@ from numpy import ndarray
 from scipy import fft
 
 from ase_nextham.h0.native.fftgrid import fft_grid
-from ase_nextham.h0.native.xc import in_threads
+from ase_nextham.h0.native.threads import in_threads
 
 _compiled = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 

@@ -16,10 +16,10 @@ from numpy import ndarray
 
 from ase_nextham.h0.native.formfactors import FormFactors
 from ase_nextham.h0.native.planewaves import PlaneWaves
+from ase_nextham.h0.native.threads import in_threads
 from ase_nextham.h0.native.xc import (
     Rules,
     collinear_potential,
-    in_threads,
     unpolarised_potential,
 )
 

@@ -14,13 +14,12 @@ this folder.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 from numba import njit
 from numpy import ndarray
+
+from ase_nextham.h0.native.threads import in_threads
 
 _KF = (3 * math.pi**2) ** (1 / 3)
 _RS = (3 / (4 * math.pi)) ** (1 / 3)
@@ -245,18 +244,6 @@ def collinear_potential(
     in_threads(
         _collinear, n.size, threads, n, m, gradient, gradient_m, rules.gamma, rules.magnetization
     )
-
-
-def in_threads(function, size: int, threads: int, *arguments) -> None:
-    """Call ``function(start, stop, *arguments)`` on parts of 0 ... size, one in each thread."""
-    bounds = np.linspace(0, size, max(1, min(threads, size)) + 1).astype(int)
-    if len(bounds) == 2:
-        function(0, size, *arguments)
-        return
-    with ThreadPoolExecutor(len(bounds) - 1) as pool:
-        tasks = [pool.submit(function, a, b, *arguments) for a, b in pairwise(bounds)]
-        for task in tasks:
-            task.result()
 
 
 @_compiled
