@@ -12,7 +12,7 @@ The older layout of DeepH is another format: :mod:`.deeph_legacy`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +23,18 @@ from numpy import ndarray
 from ase_nextham.basis import MAX_L, Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.files import replacing_folder
+from ase_nextham.matrix import AtomPairs
 
 from .deeph_blocks import Blocks, check_pairs
-from .deeph_data import content
-from .deeph_folder import Layout, has_operators, read_folder, write_info, write_operators
+from .deeph_data import Content, content
+from .deeph_folder import (
+    Layout,
+    entries_in_memory,
+    has_operators,
+    read_folder,
+    write_info,
+    write_operators,
+)
 from .deeph_hdf5 import opened, read_dataset
 from .deeph_info import info_number, read_info
 from .deeph_poscar import read_poscar, write_poscar
@@ -37,9 +45,9 @@ HOLDS = ("overlap", "h0", "hamiltonian", "position")
 
 def recognises(path: Path) -> bool:
     """Whether a path is a folder with POSCAR, info.json and an operator."""
-    if not all((path / name).is_file() for name in _LAYOUT.tied):
+    if not all((path / name).is_file() for name in LAYOUT.tied):
         return False
-    return has_operators(path, _LAYOUT)
+    return has_operators(path, LAYOUT)
 
 
 def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData:
@@ -77,7 +85,7 @@ def read(path: str | os.PathLike, *, hamiltonian: str | None = None) -> LCAOData
     atoms = read_poscar(path / "POSCAR")
     species = atoms.get_chemical_symbols()
     basis = _basis(path / "info.json", info, species)
-    return read_folder(path, _LAYOUT, info, atoms, species, basis, hamiltonian)
+    return read_folder(path, LAYOUT, info, atoms, species, basis, hamiltonian)
 
 
 def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept") -> None:
@@ -103,9 +111,33 @@ def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept")
         complex matrices without spin.
     """
     path = Path(path)
+    written = content(path, data, energy_zero)
+    write_files(path, data, written, data.pairs, entries_in_memory(LAYOUT, data, written))
+
+
+def write_files(
+    path: Path,
+    data: LCAOData,
+    written: Content,
+    pairs: AtomPairs,
+    entries: Callable[[str], Iterator[ndarray]],
+) -> None:
+    """Write a folder whose matrices need not be in memory.
+
+    Parameters
+    ----------
+    data, written
+        What is written, and what :func:`.deeph_data.content` makes of it.
+    pairs, entries
+        As of :func:`.deeph_folder.write_operators`.
+
+    Raises
+    ------
+    FileExistsError, ValueError
+        As :func:`write`.
+    """
     elements = data.atoms.get_chemical_symbols()
     shells = _shells_of_elements(path, data, elements)
-    written = content(path, data, energy_zero)
     order = [a for element in shells for a, other in enumerate(elements) if other == element]
     info = {
         "atoms_quantity": len(elements),
@@ -116,8 +148,8 @@ def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept")
         info["occupation"] = data.nelectrons
     with replacing_folder(path) as folder:
         write_poscar(folder / "POSCAR", data.atoms[order])
-        write_info(folder, _LAYOUT, written, info)
-        write_operators(folder, _LAYOUT, data, written, order)
+        write_info(folder, LAYOUT, written, info)
+        write_operators(folder, LAYOUT, data, written, order, pairs, entries)
 
 
 def _shells_of_elements(path: Path, data: LCAOData, elements: Sequence[str]) -> dict:
@@ -207,17 +239,23 @@ def _as_double(numbers: ndarray) -> ndarray:
     return numbers.astype(complex if np.iscomplexobj(numbers) else float, copy=False)
 
 
-def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: ndarray) -> None:
-    """Write one file: pairs as R1, R2, R3, i, j, shapes of blocks, and their elements."""
+def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: Iterator[ndarray]) -> None:
+    """Write one file: pairs as R1, R2, R3, i, j, shapes of blocks, and their elements in pieces."""
     boundaries = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1])])
     with h5py.File(path, "w") as file:
         file["atom_pairs"] = rows
         file["chunk_shapes"] = shapes
         file["chunk_boundaries"] = boundaries
-        file["entries"] = entries
+        dataset, begin = None, 0
+        for piece in entries:
+            if dataset is None:
+                shape = (*piece.shape[:-1], boundaries[-1])
+                dataset = file.create_dataset("entries", shape, piece.dtype)
+            dataset[..., begin : begin + piece.shape[-1]] = piece
+            begin += piece.shape[-1]
 
 
-_LAYOUT = Layout(
+LAYOUT = Layout(
     convention="deeph",
     files={
         "overlap": "overlap.h5",
@@ -238,4 +276,4 @@ _LAYOUT = Layout(
     write_blocks=_write_blocks,
 )
 
-__all__ = ["HOLDS", "SUFFIXES", "read", "recognises", "write"]
+__all__ = ["HOLDS", "LAYOUT", "SUFFIXES", "read", "recognises", "write", "write_files"]

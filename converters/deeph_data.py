@@ -112,13 +112,23 @@ def _shifted(matrix: LCAOMatrix, overlap: LCAOMatrix, mu: float) -> LCAOMatrix:
 def _real(path: Path, name: str, matrix: LCAOMatrix) -> LCAOMatrix:
     if not np.iscomplexobj(matrix.data):
         return matrix
-    largest = np.abs(matrix.data.imag).max(initial=0)
+    refuse_imaginary(path, name, float(np.abs(matrix.data.imag).max(initial=0)))
+    return replace(matrix, data=matrix.data.real)
+
+
+def refuse_imaginary(path: Path, name: str, largest: float) -> None:
+    """Refuse a matrix without spin that has imaginary parts up to ``largest``, unless it is 0.
+
+    Raises
+    ------
+    ValueError
+        Saying so.
+    """
     if largest:
         raise ValueError(
             f"{path}: {name} has imaginary parts up to {largest:.3g}, but DeepH's matrices are "
             "real without spin-orbit coupling; write it as spinor"
         )
-    return replace(matrix, data=matrix.data.real)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,5 +323,6 @@ __all__ = [
     "content",
     "energy_shift",
     "lcao_data",
+    "refuse_imaginary",
     "sources",
 ]

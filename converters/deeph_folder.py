@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy import ndarray
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.files import write_atomically
+from ase_nextham.matrix import AtomPairs
 
 from .deeph_blocks import Blocks, block_entries
 from .deeph_data import Content, Folder, lcao_data, sources
@@ -52,7 +53,7 @@ class Layout:
         numbers may be complex, and ``components``, 3 for the position operator.
     write_blocks
         Function of a file, R1, R2, R3, i, j of each block (n, 5), their shapes (n, 2), and the
-        elements of all of them.
+        elements of all of them, in pieces of whole blocks.
     """
 
     convention: str
@@ -61,7 +62,7 @@ class Layout:
     tied: Sequence[str]
     keys: Mapping[str, str]
     read_blocks: Callable[..., Blocks]
-    write_blocks: Callable[[Path, ndarray, ndarray, ndarray], None]
+    write_blocks: Callable[[Path, ndarray, ndarray, Iterator[ndarray]], None]
 
 
 def has_operators(path: Path, layout: Layout) -> bool:
@@ -155,8 +156,33 @@ def write_info(folder: Path, layout: Layout, written: Content, others: Mapping) 
     write_atomically(folder / "info.json", json.dumps(info) + "\n")
 
 
+def entries_in_memory(
+    layout: Layout, data: LCAOData, written: Content
+) -> Callable[[str], Iterator[ndarray]]:
+    """The elements of each operator in the order of ``data.pairs``, for :func:`write_operators`."""
+
+    def entries(name: str) -> Iterator[ndarray]:
+        if name == "position_matrix":
+            yield np.stack(
+                [block_entries(r, layout.convention, spinful=False) for r in data.position]
+            )
+        elif name == "overlap":
+            yield block_entries(written.overlap, layout.convention, spinful=False)
+        else:
+            matrix = written.hamiltonians[name]
+            yield block_entries(matrix, layout.convention, spinful=written.spinful)
+
+    return entries
+
+
 def write_operators(
-    folder: Path, layout: Layout, data: LCAOData, written: Content, order: Sequence[int]
+    folder: Path,
+    layout: Layout,
+    data: LCAOData,
+    written: Content,
+    order: Sequence[int],
+    pairs: AtomPairs,
+    entries: Callable[[str], Iterator[ndarray]],
 ) -> None:
     """Write the operators, and the note on what DeepH has no place for.
 
@@ -164,27 +190,36 @@ def write_operators(
     ----------
     folder
         That has info.json and the structure already.
+    data, written
+        Matrices in them may be without pairs.
     order
         Atom a of the files is ``order[a]`` of the data.
+    pairs
+        Of all operators.
+    entries
+        Function of a name of ``layout.files``: the elements of all blocks in the order of
+        ``pairs``, in pieces of whole blocks; with a leading axis of 3 for ``"position_matrix"``.
     """
-    pairs, place = data.pairs, np.argsort(order)
+    place = np.argsort(order)
     rows = np.column_stack([pairs.R, place[pairs.i], place[pairs.j]])
     n = data.overlap.norbitals
     shapes = np.column_stack([n[pairs.i], n[pairs.j]])
 
-    def write(name, *matrices, spinful=False):
-        entries = [block_entries(m, layout.convention, spinful=spinful) for m in matrices]
-        entries = np.stack(entries) if len(entries) > 1 else entries[0]
-        path = folder / layout.files[name]
-        layout.write_blocks(path, rows, shapes * (2 if spinful else 1), entries)
-
-    write("overlap", written.overlap)
-    for name, matrix in written.hamiltonians.items():
-        write(name, matrix, spinful=written.spinful)
+    factor = {"overlap": 1, **dict.fromkeys(written.hamiltonians, 2 if written.spinful else 1)}
     if data.position is not None and "position_matrix" in layout.files:
-        write("position_matrix", *data.position)
+        factor["position_matrix"] = 1
+    for name in factor:
+        path = folder / layout.files[name]
+        layout.write_blocks(path, rows, shapes * factor[name], entries(name))
     tied = [folder / name for name in layout.tied]
     write_sidecar(sidecar_path(folder), data, tied, order=order, extra=written.extra)
 
 
-__all__ = ["Layout", "has_operators", "read_folder", "write_info", "write_operators"]
+__all__ = [
+    "Layout",
+    "entries_in_memory",
+    "has_operators",
+    "read_folder",
+    "write_info",
+    "write_operators",
+]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -27,7 +27,14 @@ from ase_nextham.files import read_text, replacing_folder, write_atomically
 
 from .deeph_blocks import Blocks, check_pairs
 from .deeph_data import content
-from .deeph_folder import Layout, has_operators, read_folder, write_info, write_operators
+from .deeph_folder import (
+    Layout,
+    entries_in_memory,
+    has_operators,
+    read_folder,
+    write_info,
+    write_operators,
+)
 from .deeph_hdf5 import check_storage, is_hard, opened
 from .deeph_info import read_info
 
@@ -104,7 +111,9 @@ def write(path: str | os.PathLike, data: LCAOData, *, energy_zero: str = "kept")
     with replacing_folder(path) as folder:
         _write_atoms(folder, data)
         write_info(folder, _LAYOUT, written, {"nsites": len(data.atoms)})
-        write_operators(folder, _LAYOUT, data, written, range(len(data.atoms)))
+        entries = entries_in_memory(_LAYOUT, data, written)
+        order = range(len(data.atoms))
+        write_operators(folder, _LAYOUT, data, written, order, data.pairs, entries)
 
 
 def _write_atoms(folder: Path, data: LCAOData) -> None:
@@ -240,18 +249,20 @@ def _read_block(
     return block
 
 
-def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: ndarray) -> None:
-    """Write one file: R1, R2, R3, i, j of blocks, their shapes, and their elements."""
-    ends = np.cumsum(shapes.prod(axis=1)).tolist()
-    kind = h5t.py_create(entries.dtype, logical=True)
+def _write_blocks(path: Path, rows: ndarray, shapes: ndarray, entries: Iterator[ndarray]) -> None:
+    """Write one file: R1, R2, R3, i, j of blocks, their shapes, and their elements in pieces."""
     spaces = {tuple(shape): h5s.create_simple(tuple(shape)) for shape in np.unique(shapes, axis=0)}
-    keys = (rows + [0, 0, 0, 1, 1]).tolist()
-    start = 0
+    blocks = zip((rows + [0, 0, 0, 1, 1]).tolist(), map(tuple, shapes.tolist()), strict=True)
     with h5py.File(path, "w") as file:
-        for key, shape, end in zip(keys, map(tuple, shapes), ends, strict=True):
-            dataset = h5d.create(file.id, str(key).encode(), kind, spaces[shape])
-            dataset.write(h5s.ALL, h5s.ALL, entries[start:end].reshape(shape))
-            start = end
+        for piece in entries:
+            kind = h5t.py_create(piece.dtype, logical=True)
+            start = 0
+            while start < len(piece):
+                key, shape = next(blocks)
+                end = start + shape[0] * shape[1]
+                dataset = h5d.create(file.id, str(key).encode(), kind, spaces[shape])
+                dataset.write(h5s.ALL, h5s.ALL, piece[start:end].reshape(shape))
+                start = end
 
 
 _LAYOUT = Layout(

@@ -38,8 +38,6 @@ __all__ = [
     "write_csr",
 ]
 
-_LABELS = {"overlap": "S", "h0": "H", "hamiltonian": "H", "kinetic": "T"}  # others: r
-
 
 def read_csr(path: str | Path) -> list[CSRMatrix]:
     """All records of an ABACUS matrix file: one for every ionic step, for r(R) three.
@@ -59,6 +57,11 @@ def read_csr(path: str | Path) -> list[CSRMatrix]:
     if data.startswith(b"PK"):
         return read_npz(str(path), data)
     return read_binary(str(path), data)
+
+
+def label(name: str) -> str:
+    """The letter that files have for an operator."""
+    return {"overlap": "S", "h0": "H", "hamiltonian": "H", "kinetic": "T"}.get(name, "r")
 
 
 def csr_matrices(
@@ -155,7 +158,7 @@ def _record(name: str, R: ndarray, channel: int, listed: _Listed) -> CSRMatrix:
     return CSRMatrix(
         path=name,
         layout="memory",
-        operator=_LABELS.get(name, "r"),
+        operator=label(name),
         step=0,
         dimension=dimension,
         R=R,

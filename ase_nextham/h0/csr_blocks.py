@@ -28,8 +28,10 @@ UNITS: Mapping[str, float] = {
 }
 """Operators by name, and the units that ABACUS writes them in, in eV or Angstrom."""
 
+SPINLESS = ("overlap", "position x", "position y", "position z")
+"""Operators that are the same for both spins, also where files have them with spin."""
+
 _SPIN_TOLERANCE = 1e-8  # of S and r, from spins up and down: more than the digits printed
-_SPINLESS = ("overlap", "position x", "position y", "position z")
 
 
 def lcao_matrices(
@@ -110,7 +112,7 @@ def checked_channels(
                     "3.11.0-beta.1 writes such files for H(R) of nspin 2: use another version"
                 )
         spinor = [is_spinor(record, basis, symbols) for record in several]
-        if len(several) == 2 and any(spinor) and name not in _SPINLESS:
+        if len(several) == 2 and any(spinor) and name not in SPINLESS:
             raise MatrixFileError(f"{several[0].path}: spinor matrices have no spin up and down")
         channels[name] = several
     return channels
@@ -159,7 +161,7 @@ class Elements:
         norbitals = np.array([basis.norbitals(symbol) for symbol in symbols], np.int64)
         spinor = is_spinor(record, basis, symbols)
         row, column, value = record.row(), record.column, record.value
-        if name in _SPINLESS:
+        if name in SPINLESS:
             if spinor:
                 row, column, value = _without_spin(record)
                 spinor = False
