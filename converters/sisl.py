@@ -49,9 +49,12 @@ def recognises(path: Path) -> bool:
     if suffix not in SUFFIXES:
         return False
     with path.open("rb") as file:
-        head = np.frombuffer(file.read(12), "<i4")
-    # a Fortran record of one integer, the version; before there were versions, of four
-    return len(head) == 3 and (head[0] in (12, 16) or (head[0] == head[2] == 4 and head[1] < 9))
+        head = file.read(12)
+    if len(head) < 12:
+        return False
+    # a Fortran record of one integer, the version; before there were versions, of several
+    first, version, last = np.frombuffer(head, "<i4").tolist()
+    return first in (12, 16) or (first == last == 4 and 0 <= version < 9)
 
 
 def read(path: str | os.PathLike) -> LCAOData:
@@ -363,43 +366,42 @@ class _Blocks:
         n = np.array([basis.norbitals(name) for name in species], np.int64)
         if list(hamiltonian.geometry.orbitals) != n.tolist():
             raise ValueError("the orbitals of the atoms are not those of the matrix")
-        self.place = np.concatenate([places[name] for name in species])
-        self.atom = np.repeat(np.arange(len(species)), n)
-        self.R = np.asarray(hamiltonian.geometry.lattice.sc_off, np.int64)
-        rows, columns = (
-            np.concatenate(index)
-            for index in zip(*(self._indices(d) for d in range(hamiltonian.shape[2])), strict=True)
+        place = np.concatenate([places[name] for name in species])
+        natoms, norbitals = len(species), int(n.sum())
+        atom = np.repeat(np.arange(natoms), n)
+        # all components of a sisl matrix have the same elements
+        pattern = csr_array(hamiltonian.tocsr(0))
+        rows = np.repeat(np.arange(norbitals), np.diff(pattern.indptr))
+        cells, columns = np.divmod(pattern.indices, norbitals)
+        cells = cells.astype(np.int64)
+        blocks, which = np.unique(
+            (atom[rows] * natoms + atom[columns]) * hamiltonian.geometry.n_s + cells,
+            return_inverse=True,
         )
-        i, j, R = self._pair(rows, columns)
-        onsite = np.arange(len(species))
-        i, j = np.concatenate([i, j, onsite]), np.concatenate([j, i, onsite])
-        found = np.column_stack([i, j, np.concatenate([R, -R, np.zeros((len(onsite), 3), int)])])
+        ij, cell = np.divmod(blocks, hamiltonian.geometry.n_s)
+        i, j = np.divmod(ij, natoms)
+        R = np.asarray(hamiltonian.geometry.lattice.sc_off, np.int64)[cell]
+        onsite = np.arange(natoms)
+        found = np.concatenate(
+            [
+                np.column_stack([i, j, R]),
+                np.column_stack([j, i, -R]),
+                np.column_stack([onsite, onsite, np.zeros((natoms, 3), int)]),
+            ]
+        )
         found = np.unique(found, axis=0)
         self.pairs = AtomPairs(found[:, 0], found[:, 1], found[:, 2:])
         self.n = n
         sizes = n[self.pairs.i] * n[self.pairs.j]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)])
-
-    def _indices(self, dimension: int) -> tuple[ndarray, ndarray]:
-        matrix = self._sparse(dimension)
-        return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), matrix.indices
-
-    def _sparse(self, dimension: int) -> csr_array:
-        return csr_array(self.hamiltonian.tocsr(dimension))
-
-    def _pair(self, rows: ndarray, columns: ndarray) -> tuple[ndarray, ndarray, ndarray]:
-        cell, column = np.divmod(columns, len(self.atom))
-        return self.atom[rows], self.atom[column], self.R[cell]
+        starts = self.offsets[self.pairs.find(i, j, R)][which]
+        self.targets = starts + place[rows] * n[atom[columns]] + place[columns]
 
     def data(self, dimension: int) -> ndarray:
         """One component, as the data of a matrix without spin."""
-        rows, columns = self._indices(dimension)
-        i, j, R = self._pair(rows, columns)
-        p = self.pairs.find(i, j, R)
-        row, column = self.place[rows], self.place[columns % len(self.atom)]
-        values = self._sparse(dimension).data
+        values = csr_array(self.hamiltonian.tocsr(dimension)).data
         data = np.zeros(self.offsets[-1], np.result_type(values, float))
-        data[self.offsets[p] + row * self.n[j] + column] = values
+        data[self.targets] = values
         return data
 
     def spinor(self, uu: ndarray, ud: ndarray, du: ndarray, dd: ndarray) -> ndarray:
