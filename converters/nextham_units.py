@@ -14,7 +14,6 @@ constant, but some things tell it:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from numpy import ndarray
@@ -23,6 +22,7 @@ from .nextham_sample import PRECISE, ROUNDED, Sample
 
 _TOLERANCE = 2e-5  # of a ratio; the two constants differ by 4.2e-4
 _FAR = 6.0  # Angstrom
+_ENOUGH = 500  # edges that are looked at
 
 
 def constant_of_sample(
@@ -98,9 +98,9 @@ def _warn(where: str, constant: float, told: str) -> None:
 def _compared(sample: Sample, h0: ndarray) -> float | None:
     """The constant by comparison with H(0); None if there is nothing to compare."""
     name = "hamiltonian" if sample.kind == "prediction" else "h0"
-    parts = [slice(None)] if name == "h0" else _unchanged_parts(sample)
+    parts = ((False, _closest(sample)),) if name == "h0" else _unchanged_parts(sample)
     for part in parts:
-        ours, theirs = _values(h0, part), _values(sample.blocks[name], part)
+        ours, theirs = _values(h0, *part), _values(sample.blocks[name], *part)
         ratio, rest = _ratio(ours, theirs)
         if ratio is None:
             continue
@@ -120,7 +120,7 @@ def _compared(sample: Sample, h0: ndarray) -> float | None:
 def _mixed(sample: Sample) -> tuple[float, float] | None:
     """The constants of H(0) and H, if what no correction changes shows that they differ."""
     for part in _unchanged_parts(sample):
-        h0, change = (_values(sample.blocks[name], part) for name in ("h0", "change"))
+        h0, change = (_values(sample.blocks[name], *part) for name in ("h0", "change"))
         slope, rest = _ratio(h0, change)
         if slope is None or rest > 0.05 * np.linalg.norm(change):
             continue
@@ -130,20 +130,24 @@ def _mixed(sample: Sample) -> tuple[float, float] | None:
     return None
 
 
-def _unchanged_parts(sample: Sample) -> Sequence[object]:
-    """Selections for :func:`_values`: spin-orbit coupling, then pairs that are far apart."""
-    far = np.linalg.norm(sample.vectors, axis=1) >= _FAR
-    return ("spin-orbit", far)
+def _unchanged_parts(sample: Sample) -> tuple[tuple[bool, ndarray], ...]:
+    """Arguments for :func:`_values`: spin-orbit coupling of close pairs, then all of far pairs."""
+    length = np.linalg.norm(sample.vectors, axis=1)
+    far = np.flatnonzero(length >= _FAR)
+    return (True, _closest(sample)), (False, far[np.argsort(length[far])[:_ENOUGH]])
 
 
-def _values(blocks: ndarray, part: object) -> ndarray:
-    if isinstance(part, str):
-        n = blocks.shape[1] // 2
-        up, down = slice(None, n), slice(n, None)
-        return np.concatenate([blocks[:, up, down].ravel(), blocks[:, up, up].imag.ravel()]).astype(
-            complex
-        )
-    return blocks[part].astype(complex).ravel()
+def _closest(sample: Sample) -> ndarray:
+    return np.argsort(np.linalg.norm(sample.vectors, axis=1), kind="stable")[:_ENOUGH]
+
+
+def _values(blocks: ndarray, spin_orbit: bool, edges: ndarray) -> ndarray:
+    """Elements of some blocks: all of them, or those that spin-orbit coupling alone makes."""
+    some = blocks[np.sort(edges)].astype(complex)
+    if not spin_orbit:
+        return some.ravel()
+    n = blocks.shape[1] // 2
+    return np.concatenate([some[:, :n, n:].ravel(), some[:, :n, :n].imag.ravel()])
 
 
 def _ratio(a: ndarray, b: ndarray) -> tuple[float | None, float]:

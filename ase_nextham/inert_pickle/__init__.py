@@ -13,8 +13,8 @@ anything is allocated.
 - Objects of other classes are refused, or, where ``records`` allows them, come out as
   :class:`Record`: class, arguments and state as the file tells them, and no code.
 
-What is kept in memory beside the result is at most 64 MiB and 16 times the size of the file, and
-in practice far less.
+What a file may ask for is 64 MiB and 32 times its own size, whatever it says; honest files need
+little more than what is used of them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,11 @@ MAX_DEPTH = 3
 """Torch files within pickles within torch files: tensors in a plain pickle are one deep."""
 
 _FREE = 64 * 2**20  # bytes that a file of any size may ask for beyond its own
-_EXPANSION = 16
+_EXPANSION = 32
+# bytes that opcodes cost beside what they read: containers, and entries of the memo
+_COST = dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT", "FROZENSET"), 200)
+_COST |= dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 100)
+_COST |= dict.fromkeys(("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "GLOBAL"), 200)
 
 _OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections"}
 
@@ -186,6 +190,8 @@ def run(
                 raise context.error(f"more than {MAX_OPCODES} pickle opcodes: refused")
             if opcode.name == "STOP":
                 return machine.result()
+            if opcode.name in _COST:
+                context.spend(_COST[opcode.name], "objects")
             handler = _HANDLERS.get(opcode.name)
             if handler is None:
                 machine.push(argument)
@@ -359,7 +365,7 @@ class _Machine:
 
 def hashable(context: Context, key: object):
     """A key, if hashing it is safe: nested tuples can take exponential time."""
-    simple = (str, bytes, int, float, type(None), Global)
+    simple = (str, bytes, int, float, type(None), Global, Record)  # records by identity
     parts = key if isinstance(key, tuple) else (key,)
     if all(isinstance(part, simple) for part in parts):
         return key
