@@ -17,7 +17,7 @@ from ase_nextham import bands
 from ase_nextham.data import LCAOData
 from ase_nextham.matrix import LCAOMatrix
 
-from .registry import format_of_name, read, writable, write
+from .registry import format_of_name, guess_format, read, writable, write
 
 OPERATORS = ("overlap", "h0", "hamiltonian", "position")
 """What can be asked for with ``only``."""
@@ -71,13 +71,37 @@ def convert(
     ------
     ValueError
         As :func:`read` and :func:`write`; an unknown target format before anything is read.
+
+    Notes
+    -----
+    Large matrix files of ABACUS are not held in memory as a whole where the target allows it: see
+    :mod:`.streaming`.
     """
     if target_format is None:
         target_format = format_of_name(target)
     writable(target_format)
-    data = selected(read(source, source_format, **(read_options or {})), only, spin)
-    write(target, data, target_format, **(write_options or {}))
+    read_options, write_options = dict(read_options or {}), dict(write_options or {})
+    if spin is None and _is_streamed(source, source_format, target_format, write_options):
+        from .streaming import convert_streaming
+
+        done = convert_streaming(
+            source, target, target_format, only=only, **read_options, **write_options
+        )
+        return Converted(done.atoms, done.operators)
+    data = selected(read(source, source_format, **read_options), only, spin)
+    write(target, data, target_format, **write_options)
     return Converted(data.atoms, _names(data))
+
+
+def _is_streamed(source, source_format: str | None, target_format: str, options: Mapping) -> bool:
+    from .streaming import TARGETS, worth_streaming
+
+    if target_format not in TARGETS or not options.keys() <= {"layout"}:
+        return False
+    if source_format is None:
+        first = source if isinstance(source, (str, os.PathLike)) else next(iter(source), None)
+        source_format = None if first is None else guess_format(first)
+    return source_format == "abacus" and worth_streaming(source)
 
 
 def check_conversion(

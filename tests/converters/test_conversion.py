@@ -10,7 +10,14 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ase_nextham import hdf5
-from ase_nextham.converters import check_conversion, convert, native
+from ase_nextham.converters import (
+    check_conversion,
+    conversion,
+    convert,
+    native,
+    streaming,
+    write,
+)
 from ase_nextham.testing import random_lcao
 
 
@@ -106,3 +113,16 @@ def test_a_check_needs_a_hamiltonian(tmp_path):
     hdf5.write(tmp_path / "s.h5", replace(random_lcao(0), h0=None, hamiltonian=None))
     with pytest.raises(ValueError, match="there is no Hamiltonian whose eigenvalues"):
         check_conversion(tmp_path / "s.h5", tmp_path / "x.h5")
+
+
+def test_large_matrix_files_are_streamed(tmp_path, monkeypatch):
+    write(tmp_path / "run", random_lcao(0), format="abacus")
+    convert(tmp_path / "run", tmp_path / "a.h5", only=["h0"])
+    monkeypatch.setattr(streaming, "LARGE", 1)
+    monkeypatch.setattr(conversion, "read", None)  # what is not streamed would need it
+    result = convert(tmp_path / "run", tmp_path / "b.h5", only=["h0"])
+    assert result.operators == ("overlap", "h0")
+    a, b = (hdf5.read(tmp_path / name) for name in ("a.h5", "b.h5"))
+    assert_array_equal(a.h0.data, b.h0.data)
+    with pytest.raises(TypeError):  # another spin is made in memory
+        convert(tmp_path / "run", tmp_path / "c.h5", spin="spinor")
