@@ -201,8 +201,9 @@ def _splines(
     tables = np.empty((mesh.npoints, len(ls)))
     for l in np.unique(ls):
         mine = ls == l
-        tables[1:, mine] = (mesh.to_r(l, products[mine])[:, 1:] / mesh.r[1:] ** l).T
-        tables[0, mine] = mesh.limit(l, products[mine])
+        values = mesh.to_r(l, products[mine])
+        tables[1:, mine] = (values[:, 1:] / mesh.r[1:] ** l).T
+        tables[0, mine] = mesh.limit(l, products[mine]) if l else values[:, 0]
     slopes = np.zeros(tables.shape)
     if not len(ls):
         return tables, slopes
