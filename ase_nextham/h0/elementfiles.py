@@ -70,7 +70,7 @@ def find_files(
         if folder is None:
             raise CalculatorSetupError(
                 f"{element}: no {what}: give {keyword}, or set it in section [abacus] of "
-                "~/.config/ase/config.ini"
+                f"~/.config/ase/config.ini, or in the environment as {VARIABLES[keyword]}"
             )
         directory = Path(folder).expanduser()
         if not directory.is_dir():
