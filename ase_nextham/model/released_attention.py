@@ -215,8 +215,8 @@ class Attention(Prepared):
             "target": target,
             "edge": edge,
             "merge_bias": bias,
-            "radial": self.sep_act.dtp_rad.net[6].weight[order].T.contiguous(),
-            "offset": self.sep_act.dtp_rad.offset[order],
+            "radial": self.sep_act.dtp_rad.net[6].weight[order],
+            "offset": self.sep_act.dtp_rad.offset[order][:, None],
             "message": self.product.after_weights(message),
             "message_bias": message_bias,
             "value": self.product.merged(weights, value, alone=False),
@@ -254,8 +254,8 @@ class Attention(Prepared):
         """
         flat = self.layout.join(apply(w["edge"], edge)) + ends
         hidden = self.sep_act.dtp_rad.net[:6](distances)
-        weights = torch.addmm(w["offset"], hidden, w["radial"])
-        weights[chunk.zero] = weights[chunk.zero] * self.product.alone.to(weights)
+        weights = torch.addmm(w["offset"], w["radial"], hidden.T)
+        weights[:, chunk.zero] *= self.product.alone.to(weights)[:, None]
         message = self.product.weighted(
             chunk.frames.align(self.layout.split(flat)), weights, w["message"]
         )

@@ -194,21 +194,26 @@ class Product:
         x
             Features in the frame of the bond.
         weights
-            Shape (n, size), in :attr:`weight_order`.
+            Shape (size, n), in :attr:`weight_order`.
 
         Returns
         -------
         dict
             By output irrep and sector, (n, 1 or 2, outputs).
         """
+        # channels first: to repeat one is then to copy a row
+        rows = [sector.permute(2, 0, 1).contiguous() for sector in x]
+        weights = weights[:, :, None]
         found = {}
         for (irrep, sector), (channels, places) in self._indices(weights.device).items():
-            taken = x[sector].index_select(2, channels)
+            taken = rows[sector].index_select(0, channels)
             if isinstance(places, slice):
-                own = weights[:, places]
+                taken = taken * weights[places]
             else:
-                own = weights.index_select(1, places)
-            found[irrep, sector] = (taken * own[:, None]) @ matrices[irrep, sector]
+                taken = taken * weights.index_select(0, places)
+            found[irrep, sector] = (taken.flatten(1).T @ matrices[irrep, sector]).view(
+                *taken.shape[1:], -1
+            )
         return found
 
     def _indices(self, device: torch.device) -> dict:

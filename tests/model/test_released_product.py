@@ -59,7 +59,7 @@ def test_paths_with_weights_of_each_edge_are_those_of_the_3j_symbols(blocks):
     )
     linear = {irrep: random(t.shape[2], 2) for irrep, t in expected.items()}
     found = product.weighted(
-        frames.align(x), weights[:, product.weight_order], product.after_weights(linear)
+        frames.align(x), weights.T[product.weight_order], product.after_weights(linear)
     )
     aligned = [
         torch.cat([found[irrep, sector] for irrep in some], dim=2) if some else x[0, 1][:, :, :0]
