@@ -247,6 +247,8 @@ class NativeH0:
         if position is not None:
             position *= BOHR
         scalar, grid = self._scalar(work, spin, operators.kinetic)
+        if spin.nspin == 2 and len(scalar) == 1:  # no term that depends on spin
+            scalar = np.concatenate([scalar, scalar])
         matrix = _finished(matrix, scalar, work.layout)
         basis = work.basis()
         symbols = atoms.get_chemical_symbols()

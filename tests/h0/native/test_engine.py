@@ -87,9 +87,10 @@ def test_a_supercell_folds_back(native):
         assert difference(ours, theirs) < 1e-9  # Angstrom
 
 
-def test_the_parts_add_up(native, radical):
-    parts = [native(terms=[term]).compute(radical).h0 for term in engine.TERMS]
-    total = native().compute(radical).h0
+@pytest.mark.parametrize("spin", SPINS, ids=str)
+def test_the_parts_add_up(native, radical, spin):
+    parts = [native(terms=[term], **spin).compute(radical).h0 for term in engine.TERMS]
+    total = native(**spin).compute(radical).h0
     assert difference(parts[0] + parts[1] + parts[2], total) < 1e-9  # eV
     assert min(largest(part.data) for part in parts) > 1  # eV
 
