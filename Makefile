@@ -11,7 +11,7 @@ $(VENV)/demo.stamp: setup.cfg setup.py pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb,abacus,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb,abacus,model,train,sisl,test]"
 	@touch $@
 
 setup: $(VENV)/test.stamp

@@ -7,6 +7,7 @@ is 1.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status."""
     options = _parser().parse_args(arguments)
     warnings.showwarning = _print_warning
+    _print_remarks()
     try:
         options.run(options)
         sys.stdout.flush()
@@ -58,6 +60,16 @@ def _print_warning(message, category, filename, lineno, file=None, line=None):
 
 
 _WORDS = {"overlap": "overlap", "h0": "H(0)", "hamiltonian": "Hamiltonian", "position": "r"}
+
+
+def _print_remarks() -> None:
+    """What the library tells through its logger, as lines on standard error."""
+    logger = logging.getLogger("ase_nextham")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.handlers[0].setFormatter(logging.Formatter("nextham: %(message)s"))
+
 
 # --- sub-commands --------------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ def _convert(options) -> None:
         "only": None if options.only is None else options.only.split(","),
         "spin": options.spin,
         "read_options": _reading(options) | _given(options, "hamiltonian"),
-        "write_options": _given(options, "layout", "energy_zero", "kpts"),
+        "write_options": _given(options, "layout", "energy_zero", "kpts", "exact_below", "kind"),
     }
     if options.each:
         _convert_each(options, sources, target, choices)
@@ -164,7 +176,10 @@ def _convert(options) -> None:
     formats = {"source_format": options.from_, "target_format": options.to}
     if options.check:
         for name, error in check_conversion(source, target, **formats, **choices).items():
-            print(f"{_WORDS[name]}: eigenvalues at random k-points change by {error:.1e} eV")
+            text = f"{_WORDS[name]}: eigenvalues at random k-points change by {error.all:.1e} eV"
+            if error.occupied is not None:
+                text += f", occupied ones by {error.occupied:.1e} eV"
+            print(text)
         print(f"{target}: not written, because this was a check")
         return
     result = convert(source, target, **formats, **choices)
@@ -241,7 +256,7 @@ def _one_or_several(paths: Sequence[str]) -> str | list[str]:
 
 
 def _reading(options) -> dict:
-    return _given(options, "step", "pseudo_dir", "orbital_dir")
+    return _given(options, "step", "pseudo_dir", "orbital_dir", "sample", "reference")
 
 
 def _given(options, *names: str) -> dict:
@@ -347,7 +362,20 @@ def _parser() -> argparse.ArgumentParser:
         help="for DeepH: H, or H - mu S with mu = <H, S> / <S, S>, which is noted",
     )
     convert.add_argument(
-        "--kpts", nargs=3, type=int, metavar="N", help="for Wannier90: mesh of orthogonalisation"
+        "--kpts",
+        nargs=3,
+        type=int,
+        metavar="N",
+        help="mesh of the orthogonalisation (Wannier90) or of the wave functions (nextham-pth)",
+    )
+    convert.add_argument(
+        "--kind", choices=["training", "inference"], help="of a sample of nextham-pth"
+    )
+    convert.add_argument(
+        "--exact-below",
+        type=float,
+        metavar="EV",
+        help="for Wannier90: keep bands below this energy, so that a coarse mesh is enough",
     )
     convert.add_argument(
         "--check",
@@ -378,6 +406,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_source_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--from", dest="from_", help="format of the source (else recognised)")
     command.add_argument("--step", type=int, help="ionic step of an ABACUS run, counted from 0")
+    command.add_argument("--sample", type=int, help="which one of a HamGNN file, counted from 0")
+    command.add_argument(
+        "--reference", help="for NextHAM predictions (.pth): S and H(0) of the same structure"
+    )
     _add_species_arguments(command)
 
 

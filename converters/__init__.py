@@ -5,11 +5,12 @@ from one to another, :func:`convert_many` does so for many structures.
 """
 
 from .batch import Batch, convert_many
-from .conversion import Converted, check_conversion, convert
+from .conversion import BandError, Converted, check_conversion, convert
 from .registry import FORMATS, guess_format, read, write
 
 __all__ = [
     "FORMATS",
+    "BandError",
     "Batch",
     "Converted",
     "check_conversion",

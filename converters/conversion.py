@@ -42,6 +42,22 @@ class Converted:
     operators: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class BandError:
+    """How much band energies changed.
+
+    Parameters
+    ----------
+    all
+        Largest change over all bands, in eV.
+    occupied
+        Over those that hold the electrons; None where their number is not known.
+    """
+
+    all: float
+    occupied: float | None
+
+
 def convert(
     source: str | os.PathLike | Sequence[str | os.PathLike],
     target: str | os.PathLike,
@@ -115,7 +131,7 @@ def check_conversion(
     read_options: Mapping | None = None,
     write_options: Mapping | None = None,
     nkpts: int = 4,
-) -> dict[str, float]:
+) -> dict[str, BandError]:
     """Try a conversion: write, read back, compare the eigenvalues, and leave nothing behind.
 
     Parameters
@@ -128,8 +144,7 @@ def check_conversion(
     Returns
     -------
     dict
-        For ``"h0"`` and ``"hamiltonian"``, as far as both sides have them: the largest change of
-        an eigenvalue in eV.
+        For ``"h0"`` and ``"hamiltonian"``, as far as both sides have them.
 
     Raises
     ------
@@ -168,7 +183,11 @@ def check_conversion(
                 f"{target}: {expected.shape[1]} spin bands were written as {target_format}, and "
                 f"{result.shape[1]} read back"
             )
-        errors[name] = float(np.nanmax(np.abs(result - expected)))
+        change = np.abs(result - expected)
+        occupied = None
+        if data.nelectrons is not None:
+            occupied = float(np.nanmax(change[:, : int(np.ceil(data.nelectrons))], initial=0))
+        errors[name] = BandError(float(np.nanmax(change)), occupied)
     if not errors:
         raise ValueError(f"{source}: there is no Hamiltonian whose eigenvalues could be compared")
     return errors
@@ -222,4 +241,12 @@ def _spectrum(matrix: LCAOMatrix, data: LCAOData, kpts: ndarray) -> ndarray:
     return np.sort(np.concatenate(list(eps), axis=1), axis=1)
 
 
-__all__ = ["OPERATORS", "SPINS", "Converted", "check_conversion", "convert", "selected"]
+__all__ = [
+    "OPERATORS",
+    "SPINS",
+    "BandError",
+    "Converted",
+    "check_conversion",
+    "convert",
+    "selected",
+]

@@ -80,7 +80,8 @@ def test_a_check_compares_and_leaves_nothing(source, tmp_path):
     before = sorted(os.listdir(tmp_path))
     errors = check_conversion(source, tmp_path / "new" / "x", target_format="abacus")
     assert set(errors) == {"h0", "hamiltonian"}
-    assert 0 < max(errors.values()) < 1e-9  # eV: text of 13 digits
+    assert 0 < max(error.all for error in errors.values()) < 1e-9  # eV: text of 13 digits
+    assert all(error.occupied <= error.all for error in errors.values())
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "new"])
     assert not os.listdir(tmp_path / "new")
 
@@ -96,8 +97,9 @@ def test_a_check_sees_a_wrong_result(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(native, "write", spoiled)
     errors = check_conversion(source, tmp_path / "x.h5")
-    assert abs(errors["h0"] - 1e-3) < 1e-9  # eV: mu S moves every band by mu
-    assert errors["hamiltonian"] == 0
+    assert abs(errors["h0"].all - 1e-3) < 1e-9  # eV: mu S moves every band by mu
+    assert abs(errors["h0"].occupied - 1e-3) < 1e-9
+    assert errors["hamiltonian"].all == 0
 
 
 def test_a_check_sees_bands_that_got_lost(source, tmp_path, monkeypatch):
