@@ -26,6 +26,7 @@ FLOORS = {
     "model": 3,
     "calculator": 4,
     "description": 4,
+    "training": 4,
     "cli": 5,
     "converters": 5,
     "testing": 5,
