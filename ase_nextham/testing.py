@@ -1,4 +1,4 @@
-"""Structures with random operators, and checks of backends: for tests, here and elsewhere.
+"""Structures with random operators, checks of backends and models: for tests here and elsewhere.
 
 The numbers are random, the laws are not: what :func:`random_lcao` returns is Hermitian, its overlap
 is positive definite, its position operator obeys the translation identity, and its Hamiltonian
@@ -8,12 +8,14 @@ reaches further than its overlap, as that of every real calculation does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
 from ase.symbols import string2symbols
+from scipy.spatial.transform import Rotation
 
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
@@ -235,4 +237,98 @@ def check_rotation(
             raise AssertionError(f"{name} changes by {error:.2g} more than it turns")
 
 
-__all__ = ["SHELLS", "check_backend", "check_rotation", "random_lcao"]
+def check_model(model, data: LCAOData, *, tolerance: float, smooth: bool = True) -> None:
+    """Assert that a model obeys the laws that every correction dH must obey.
+
+    It is Hermitian; turns with the crystal, inversion included; stays with its atoms when they
+    are put in another order, moved by lattice vectors or repeated in a supercell; does not depend
+    on what else is predicted in the same pass or in which portions; and is smooth when an atom
+    moves.
+
+    Parameters
+    ----------
+    model
+        Anything with the methods ``predict`` and ``predict_all`` of
+        :class:`ase_nextham.model.Model`.
+    data
+        A periodic structure with H(0) and two atoms at least.
+    tolerance
+        Relative to the largest element of dH: about 1e-10 in float64, 1e-4 in float32.
+    smooth
+        Whether to check smoothness, which takes double precision.
+
+    Raises
+    ------
+    AssertionError
+        Naming the law that does not hold, and by how much.
+    """
+    data = replace(data, hamiltonian=None, position=None)
+    dh = model.predict(data)
+    if not dh.pairs.same_as(data.h0.pairs) or dh.spin != data.h0.spin:
+        raise AssertionError(f"dH is not a matrix like H(0): {dh} and {data.h0}")
+    size = np.abs(dh.data).max(initial=0)
+    if not size > 0:
+        raise AssertionError("dH is zero everywhere, so that nothing can be checked")
+
+    def expect(found: LCAOMatrix, expected: LCAOMatrix, what: str) -> None:
+        error = np.abs((found - expected).data).max(initial=0) / size
+        if not error <= tolerance:
+            raise AssertionError(f"dH {what}: relative error {error:.2g}")
+
+    error = dh.hermitian_error() / size
+    if error > tolerance:
+        raise AssertionError(f"dH is not Hermitian: relative error {error:.2g}")
+    for rotation in (_random_rotation(0), -_random_rotation(1), -np.eye(3)):
+        expect(model.predict(_turned(data, rotation)), dh.rotated(rotation), "does not turn")
+    rng = np.random.default_rng(0)
+    order = np.roll(np.arange(len(data.atoms))[::-1], 1 if len(data.atoms) > 2 else 0)
+    shifts = rng.integers(-2, 3, (len(data.atoms), 3))
+    with_dh = replace(data, hamiltonian=dh)
+    moves = {
+        "changes when atoms are reordered": lambda data: data.permuted(order),
+        "changes when atoms move by lattice vectors": lambda data: data.translated(shifts),
+        "changes in a supercell": lambda data: data.repeated((1, 2, 1)),
+    }
+    for what, move in moves.items():
+        expect(model.predict(move(data)), move(with_dh).hamiltonian, what)
+    several = [data, data.permuted(order), data]
+    for found, one in zip(model.predict_all(several), several, strict=True):
+        expect(found, model.predict(one), "depends on what else is predicted")
+    expect(model.predict(data, memory=0.01), dh, "depends on the size of portions")
+    if smooth:
+        _check_smoothness(model, data, size)
+
+
+def _random_rotation(seed: int) -> np.ndarray:
+    return Rotation.random(random_state=np.random.default_rng(seed)).as_matrix()
+
+
+def _turned(data: LCAOData, rotation: np.ndarray) -> LCAOData:
+    atoms = data.atoms.copy()
+    atoms.set_cell(atoms.cell.array @ rotation.T, scale_atoms=True)
+    h0, overlap = data.h0.rotated(rotation), data.overlap.rotated(rotation)
+    return replace(data, atoms=atoms, h0=h0, overlap=overlap)
+
+
+def _check_smoothness(model, data: LCAOData, size: float) -> None:
+    """Second differences along a path of an atom must fall with the square of the step."""
+    direction = np.random.default_rng(2).normal(size=3)
+    direction /= np.linalg.norm(direction)
+    largest = []
+    for step in (0.02, 0.01):  # Angstrom
+        images = []
+        for k in range(round(0.2 / step)):
+            atoms = data.atoms.copy()
+            atoms.positions[0] += k * step * direction
+            images.append(replace(data, atoms=atoms))  # H(0) stays: the model alone is tested
+        values = np.array([dh.data for dh in model.predict_all(images)])
+        largest.append(np.abs(np.diff(values, 2, axis=0)).max() / size)
+    # 1/4 where it is smooth, 1/2 for a kink, 1 for a step
+    if largest[1] > 1e-9 and largest[1] / largest[0] > 0.45:
+        raise AssertionError(
+            "dH is not smooth when an atom moves: second differences of "
+            f"{largest[0]:.2g} for steps of 0.02 Angstrom, of {largest[1]:.2g} for half of it"
+        )
+
+
+__all__ = ["SHELLS", "check_backend", "check_model", "check_rotation", "random_lcao"]

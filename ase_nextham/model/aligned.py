@@ -15,7 +15,7 @@ How a bond is turned about itself is arbitrary and drops out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from math import sqrt
 
@@ -147,27 +147,33 @@ class AlignedLinear(nn.Module):
         Channels of each irrep.
     scalars
         Further invariant channels, which stand last in Sigma+ of the output.
+    highest
+        Largest m of the inputs, where they are known to be zero beyond it.
     """
 
-    def __init__(self, inputs: Mapping[Irrep, int], outputs: Mapping[Irrep, int], scalars: int = 0):
+    def __init__(
+        self,
+        inputs: Mapping[Irrep, int],
+        outputs: Mapping[Irrep, int],
+        scalars: int = 0,
+        *,
+        highest: int | None = None,
+    ):
         super().__init__()
-        widths_in, widths_out = sector_channels(inputs), sector_channels(outputs)
-        widths_out[0] += scalars
+        self.widths = sector_channels(outputs)
+        self.widths[0] += scalars
+        widths = sector_channels(inputs)
+        if highest is not None:
+            widths = widths[: 2 + highest]
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(a, b) / sqrt(max(a, 1)))
-            for a, b in zip(_padded(widths_in, len(widths_out)), widths_out, strict=True)
+            for a, b in zip(widths, self.widths, strict=False)
         )
 
     def forward(self, aligned: Sectors) -> Sectors:
         """Sectors of the outputs; zero for an m that the inputs lack."""
+        products = [x @ weight for x, weight in zip(aligned, self.weights, strict=False)]
         first = aligned[0]
-        return [
-            aligned[k] @ weight
-            if k < len(aligned)
-            else first.new_zeros(len(first), 2, weight.shape[1])
-            for k, weight in enumerate(self.weights)
+        return products + [
+            first.new_zeros(len(first), 2, width) for width in self.widths[len(products) :]
         ]
-
-
-def _padded(widths: Sequence[int], length: int) -> list[int]:
-    return [*widths, *[0] * (length - len(widths))][:length]

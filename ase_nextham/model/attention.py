@@ -62,7 +62,8 @@ class BondProduct(nn.Module):
         self.invariants = invariants
         self.weights = DistanceWeights(gaussians, sector_channels(inputs))
         self.first = AlignedLinear(inputs, self.hidden, self.gates + invariants)
-        self.second = AlignedLinear(self.hidden, self.outputs)
+        highest = max(l for l, _ in inputs)  # m is conserved
+        self.second = AlignedLinear(self.hidden, self.outputs, highest=highest)
 
     def forward(
         self, frames: BondFrames, gaussians: Tensor, features: Irreps

@@ -19,7 +19,7 @@ from ase_nextham.data import LCAOData
 from ase_nextham.model.graph import Graph
 from ase_nextham.model.irreps import Irreps
 from ase_nextham.model.layers import smooth_step
-from ase_nextham.model.network import Architecture, Network
+from ase_nextham.model.network import Architecture, Corrections, Network
 
 WINDOWS = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0)
 """Ends of the windows in Angstrom: the four of the paper, and one up to the cutoff."""
@@ -92,6 +92,17 @@ class Ensemble(nn.Module):
         """Which part of H is corrected, of :data:`ase_nextham.model.parts.PARTS`."""
         return self.architecture.corrects
 
+    @property
+    def bytes_per_bond(self) -> int:
+        """Memory for temporary arrays of one bond at inference; an upper bound, measured."""
+        expert = self.experts[0]
+        components = sum(
+            (2 * l + 1) * n
+            for channels in (expert.features, expert.features, expert.descriptor.edge)
+            for (l, _), n in channels.items()
+        )
+        return 5 * components * torch.finfo(expert.dtype).bits // 8
+
     def graph(self, several: Sequence[LCAOData]) -> Graph:
         """The tensors that :meth:`forward` takes."""
         return Graph.of(several, self.shells, self.cutoff, reads=self.reads, corrects=self.part)
@@ -124,22 +135,41 @@ class Ensemble(nn.Module):
         total = sum(self.expert_elements(k, graph, portion) for k in range(len(self.experts)))
         return graph.corrects.hermitian(total)
 
-    def expert_elements(self, k: int, graph: Graph, portion: int | None = None) -> Tensor:
-        """What one expert adds to dH, in eV, of ``graph.corrects.shape``; not yet Hermitian."""
+    def expert_elements(
+        self,
+        k: int,
+        graph: Graph,
+        portion: int | None = None,
+        *,
+        traces: list[Corrections] | None = None,
+    ) -> Tensor:
+        """What one expert adds to dH, in eV, of ``graph.corrects.shape``; not yet Hermitian.
+
+        What it says of traces is appended to ``traces``, if given.
+        """
         expert = self.experts[k]
         if expert.part.odd is None:
-            return self._elements(k, graph, portion)
+            return self._elements(k, graph, portion, traces=traces)
         # even channels of the result are even functions of what time reversal turns round, odd
         # channels odd ones: hence no magnetism comes from H(0) without any
-        both = [self._elements(k, graph, portion, time_reversed) for time_reversed in (False, True)]
-        return (both[0] + both[1]) / 2
+        first = self._elements(k, graph, portion, traces=traces)
+        return (first + self._elements(k, graph, portion, time_reversed=True)) / 2
 
     def _elements(
-        self, k: int, graph: Graph, portion: int | None, time_reversed: bool = False
+        self,
+        k: int,
+        graph: Graph,
+        portion: int | None,
+        *,
+        time_reversed: bool = False,
+        traces: list[Corrections] | None = None,
     ) -> Tensor:
         expert, weight = self.experts[k], self.weight(k, graph)
         elements = None
-        for found in expert(graph, weight > 0, portion=portion, time_reversed=time_reversed):
+        options = {"portion": portion, "time_reversed": time_reversed}
+        for found in expert(graph, weight > 0, trace=traces is not None, **options):
+            if traces is not None:
+                traces.append(found)
             irreps = _reversed(found.irreps, expert.part.odd) if time_reversed else found.irreps
             blocks = expert.part.to_blocks(irreps)
             if self.target == "hamiltonian":

@@ -113,12 +113,14 @@ class Linear(nn.Module):
 class LayerNorm(nn.Module):
     """Scalars to mean 0 and variance 1; all other irreps, together, to a mean square of 1.
 
-    Irreps of l > 0 share one factor, in which every l has the same weight, so that those that
-    vanish by symmetry stay small beside the others (Liao et al., arXiv:2306.12059). ``EPSILON``
-    keeps features that vanish altogether, as those of an edge at the cutoff, from being blown up.
+    Irreps of l > 0 share one factor, in which every irrep has the same weight, so that those that
+    vanish by symmetry stay small beside the others (Liao et al., arXiv:2306.12059). ``SMALL`` keeps
+    features that vanish altogether, as those of an atom alone, from becoming rounding errors
+    blown up.
     """
 
     EPSILON = 1e-5
+    SMALL = 1e-3
 
     def __init__(self, channels: Mapping[Irrep, int]):
         super().__init__()
@@ -140,7 +142,7 @@ class LayerNorm(nn.Module):
             squares = [
                 x.square().sum(dim=(1, 2)) / (x.shape[1] * x.shape[2]) for x in others.values()
             ]
-            factor = (sum(squares) / len(squares) + self.EPSILON).rsqrt()[:, None, None]
+            factor = (sum(squares) / len(squares) + self.SMALL).rsqrt()[:, None, None]
             for irrep, x in others.items():
                 normal[irrep] = x * (factor * self.weights[irrep_name(irrep)])
         return {irrep: normal[irrep] for irrep in features}

@@ -268,7 +268,7 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture, shells: Sequence[int], cutoff: float):
         super().__init__()
         self.architecture, self.shells, self.cutoff = architecture, tuple(shells), float(cutoff)
-        features = multiplicities(architecture.features)
+        self.features = features = multiplicities(architecture.features)
         self.part = PartIrreps(shells, architecture.corrects)
         # the last block lifts atoms to every irrep that blocks have
         irreps = self.part.multiplicities
@@ -284,7 +284,7 @@ class Network(nn.Module):
         outputs = [features] * (architecture.layers - 1) + [lifted]
         self.blocks = nn.ModuleList(Block(architecture, features, some) for some in outputs)
         self.node_norm, self.edge_norm = LayerNorm(lifted), LayerNorm(features)
-        wide = {irrep: 2 * n for irrep, n in lifted.items()}
+        wide = {k: 2 * n for k, n in lifted.items() if k in irreps or k == SCALAR}
         self.decode_onsite = FeedForward(lifted, wide, irreps)
         self.decode_bonds = BondProduct(lifted, features, irreps, k, hidden=lifted)
         self.onsite_scale, self.bond_scale = _Scales(irreps), _Scales(irreps)
