@@ -62,15 +62,17 @@ class Arrangement:
 
     def permuted(self, order: ndarray) -> Arrangement:
         """As ``LCAOData.permuted``."""
+        if np.array_equal(order, np.arange(len(order))):
+            return self
         place = np.argsort(order)
         return self._sorted(place[self.pairs.i], place[self.pairs.j], self.pairs.R, self.moves)
 
     def translated(self, shifts: ndarray, cell: ndarray) -> Arrangement:
         """As ``LCAOData.translated``."""
+        if not shifts.any():
+            return self
         i, j = self.pairs.i, self.pairs.j
-        moves = self.moves
-        if shifts.any():
-            moves = (*moves, (shifts @ cell)[i])
+        moves = (*self.moves, (shifts @ cell)[i])
         return self._sorted(i, j, self.pairs.R + shifts[i] - shifts[j], moves)
 
     def _sorted(self, i, j, R, moves: Sequence[ndarray]) -> Arrangement:
@@ -127,6 +129,9 @@ class SpoolingReader:
             }
         own = {name: [s.own_pairs() for s in spools] for name, spools in self._spools.items()}
         self._keys = complete_keys(own, grid)
+        for spools in self._spools.values():
+            for spool in spools:
+                spool.checked()
         pairs = grid.pairs(self._keys)
         self.arrangement = Arrangement(pairs, np.arange(len(pairs)))
         return {
@@ -303,6 +308,10 @@ class Spool:
         return OwnPairs(
             self.path, self.keys, lambda keys: self._largest[np.searchsorted(self.keys, keys)]
         )
+
+    def checked(self) -> None:
+        """:meth:`own_pairs` is no longer needed."""
+        self._largest = np.zeros(0)
 
     def sizes(self, keys: ndarray) -> ndarray:
         """Elements of the blocks of some pairs."""

@@ -36,7 +36,7 @@ from .stream_spool import SpoolingReader, progress_bar, slabs
 LARGE = 256 * 2**20
 """Bytes of matrix files above which :func:`worth_streaming` says yes.
 
-In memory, a conversion takes some three times as much as its files, binary ones more.
+In memory, a conversion takes two to three times as much as its text files, of binary ones more.
 """
 
 TARGETS = ("abacus", "deeph", "native")
