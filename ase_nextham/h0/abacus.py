@@ -242,10 +242,7 @@ class AbacusH0:
             _without_get_hs.add(executable)
             kind = "scf"
             status = self._attempt(kind, command, folder, atoms, spin, files)
-        # 3.8 ends with status 0 when it refuses its input, so the matrices are looked for, too
-        if status != 0 or not list((folder / f"OUT.{SUFFIX}").glob("*.csr")):
-            ended = f"status {status}" if status else "status 0, but wrote no matrices,"
-            raise CalculationFailed(f"ABACUS ended with {ended} in {folder}:\n{_why(folder)}")
+        self._check_ended(status, folder)
 
     def _attempt(
         self,
@@ -259,6 +256,12 @@ class AbacusH0:
         shutil.rmtree(folder / f"OUT.{SUFFIX}", ignore_errors=True)
         self._write_input(folder, kind, atoms, spin, files)
         return _execute(command, folder, self.timeout)
+
+    def _check_ended(self, status: int, folder: Path) -> None:
+        # 3.8 ends with status 0 when it refuses its input, so the matrices are looked for, too
+        if status != 0 or not list((folder / f"OUT.{SUFFIX}").glob("*.csr")):
+            ended = f"status {status}" if status else "status 0, but wrote no matrices,"
+            raise CalculationFailed(f"ABACUS ended with {ended} in {folder}:\n{_why(folder)}")
 
     def _write_input(
         self, folder: Path, kind: str, atoms: Atoms, spin: Spin, files: _Files
