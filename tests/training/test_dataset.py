@@ -260,6 +260,9 @@ def test_a_run_that_did_not_converge_is_no_label(tmp_path):
     data = random_lcao(0)
     for origin in ({"converged": False}, {"runs": {"scf": {"converged": False}}}):
         assert "did not converge" in refused(tmp_path, replace(data, source=origin))
+    one_step = {"operator": "h0", "converged": False}
+    origin = {"runs": {"one step": one_step, "scf": {"converged": True}}}
+    built(tmp_path, Source("GaAs", same(replace(data, source=origin))))
 
 
 def test_other_orbitals_of_an_element_are_refused(tmp_path):
