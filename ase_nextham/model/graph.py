@@ -76,8 +76,9 @@ class Elements:
         Tensor
             Shape (n, rows, columns), or (n, 2, rows, columns) if collinear.
         """
-        padded = torch.nn.functional.pad(elements, (0, 1))
-        blocks = padded[..., self._positions(pairs)]
+        positions = self._positions(pairs)
+        nowhere = positions == sum(self.sizes)
+        blocks = elements[..., positions.masked_fill(nowhere, 0)].masked_fill(nowhere, 0)
         return blocks if elements.dim() == 1 else blocks.movedim(0, 1)
 
     def zeros(self, like: Tensor) -> Tensor:

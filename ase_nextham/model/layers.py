@@ -194,12 +194,12 @@ class Gaussians(nn.Module):
 
     def __init__(self, count: int, cutoff: float):
         super().__init__()
-        self.spacing = cutoff / (count - 1)
-        self.register_buffer("centres", torch.linspace(0, cutoff, count), persistent=False)
+        self.count, self.spacing = count, cutoff / (count - 1)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Shape (n, count) for distances (n,) in Angstrom."""
-        return torch.exp(-0.5 * ((distance[:, None] - self.centres) / self.spacing).square())
+        k = torch.arange(self.count, dtype=distance.dtype, device=distance.device)
+        return torch.exp(-0.5 * (distance[:, None] / self.spacing - k).square())
 
 
 class DistanceWeights(nn.Module):
