@@ -24,6 +24,7 @@ from ase_nextham.files import replacing_folder, write_atomically
 from ase_nextham.model.ensemble import Ensemble
 from ase_nextham.model.irreps import common_shells
 from ase_nextham.model.network import Architecture
+from ase_nextham.model.released_ensemble import ReleasedEnsemble
 
 FORMAT = 1
 """Version of the format, which rises when older readers would misread a newer model."""
@@ -171,7 +172,14 @@ def _ensemble(info: ModelInfo) -> nn.Module:
     return Ensemble(architecture, info.padded_shells, info.windows, target)
 
 
-NETWORKS: Mapping[str, Callable[[ModelInfo], nn.Module]] = {"nextham": _ensemble}
+def _released(info: ModelInfo) -> nn.Module:
+    return ReleasedEnsemble(**info.hyperparameters)
+
+
+NETWORKS: Mapping[str, Callable[[ModelInfo], nn.Module]] = {
+    "nextham": _ensemble,
+    "released": _released,
+}
 """Kinds of networks, and how each is made from a :class:`ModelInfo`, its weights at random.
 
 A module has its networks in ``experts`` (a ``ModuleList``), and the methods and properties of
