@@ -73,8 +73,7 @@ class BlochSum:
         """
         angle = 2 * torch.pi * (self.R.to(kpt.dtype) @ kpt)
         phase = torch.polar(torch.ones_like(angle), angle)
-        real = elements.real.dtype
-        phase = phase.to(torch.complex(*torch.zeros(2, 1, dtype=real)).dtype)
+        phase = phase.to(elements.dtype.to_complex())
         terms = elements * phase.repeat_interleave(self.sizes)
         flat = terms.new_zeros(*terms.shape[:-1], self.dimension**2)
         flat = flat.index_add(-1, self.places, terms)
@@ -117,7 +116,10 @@ class States:
     def some(self, index: Tensor) -> States:
         """At some of the k-points."""
         return States(
-            self.kpts[index], self.coefficients[:, index], self.nlow[:, index], self.nbands[:, index]
+            self.kpts[index],
+            self.coefficients[:, index],
+            self.nlow[:, index],
+            self.nbands[:, index],
         )
 
 

@@ -96,8 +96,8 @@ def best_shift(
         In eV, without gradient: where the squared error is smallest, it has none.
     """
     factor = weights.real / count
-    numerator = factor * (difference.detach() * overlap.conj()).real.sum()
-    denominator = factor * overlap.abs().square().sum()
+    numerator = factor * (difference.detach() * overlap.conj()).sum().real
+    denominator = factor * (overlap * overlap.conj()).sum().real
     for block in blocks:
         for weight, part in ((weights.low, block.low), (weights.high, block.high)):
             if len(part):
@@ -167,4 +167,13 @@ def gauge_mae(difference: Tensor, overlap: Tensor, present: Tensor) -> Tensor:
     return (difference - mu * overlap).abs()[..., present].mean()
 
 
-__all__ = ["NORMS", "KBlocks", "Weights", "best_shift", "combined", "error", "gauge_mae", "k_errors"]
+__all__ = [
+    "NORMS",
+    "KBlocks",
+    "Weights",
+    "best_shift",
+    "combined",
+    "error",
+    "gauge_mae",
+    "k_errors",
+]

@@ -1,0 +1,330 @@
+"""A training run from beginning to end: what ``nextham train train.toml`` does.
+
+The folder of a run holds::
+
+    train.toml               the configuration with all defaults, versions as comments
+    checkpoint.safetensors   the state from which the run goes on
+    model/                   the best model by validation (ase_nextham.model.load)
+    steps.csv validation.csv what happened
+    tensorboard/             if wanted
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ase_nextham.files import write_atomically
+from ase_nextham.training import checkpoint as checkpoints
+from ase_nextham.training.config import DataConfig, TrainConfig
+from ase_nextham.training.dataset import Dataset
+from ase_nextham.training.dataset_split import random_split, read_split
+from ase_nextham.training.distributed import Processes, processes
+from ase_nextham.training.logs import Log
+from ase_nextham.training.loop import Trainer, Validation
+from ase_nextham.training.models import new_model, save_model, started_model
+
+CHECKPOINT, CONFIG, MODEL = "checkpoint.safetensors", "train.toml", "model"
+
+_MAY_CHANGE = {
+    "run": {"folder", "device", "checkpoint_minutes", "progress", "tensorboard"},
+    "data": {"path", "memory"},
+    "optimiser": {"micro_batch", "nonfinite"},
+}
+"""What may differ when a run goes on."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    model
+        Folder of the best model, or None if there is none yet.
+    step, steps
+        Steps done, and those of the whole run.
+    best
+        Validation of the best model, or None if there is no validation set.
+    finished
+        False if a signal ended it; it goes on when it is started again.
+    """
+
+    folder: Path
+    model: Path | None
+    step: int
+    steps: int
+    best: Validation | None
+    finished: bool
+
+
+def train(config: TrainConfig) -> TrainingResult:
+    """Train a model, or go on training it.
+
+    SIGTERM and SIGINT end it after the step that is under way, with a checkpoint. Started again
+    with the same configuration, it goes on as if it had not been interrupted. Under ``torchrun``
+    all processes call this.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+
+    Raises
+    ------
+    ValueError
+        If the configuration does not fit the data, or the folder holds a run that was configured
+        otherwise.
+    OSError
+        If the disk is full; the last checkpoint is then as it was.
+    FloatingPointError
+        If too many steps in a row gave numbers that are not finite.
+    """
+    with processes(config.run.device) as group, _precision(config):
+        training, validation = chosen_samples(config.data, config.run.seed)
+        return train_samples(config, training, validation, group)
+
+
+def train_samples(
+    config: TrainConfig, training: Dataset, validation: Dataset, group: Processes
+) -> TrainingResult:
+    """:func:`train` on samples that are chosen already.
+
+    Parameters
+    ----------
+    training, validation
+        Data sets; that for validation may be empty.
+    group
+        Processes that train together.
+    """
+    folder = Path(config.run.folder)
+    last = folder / CHECKPOINT
+    saved = checkpoints.read(last) if last.is_file() else None
+    if saved is not None:
+        _check_same_run(last, saved.values["config"], config.to_dict())
+    if config.model.start is None:
+        model = new_model(config.model, training, config.run.seed)
+    else:
+        model = started_model(config.model, training)
+    trainer = Trainer(config, model, training, validation, group)
+    if saved is None:
+        trainer.begin(scales=config.model.start is None)
+    else:
+        trainer.restore(saved)
+    group.wait()  # all have read before anyone writes
+    if group.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / CONFIG, config.to_toml(_versions(trainer)))
+    run = _Run(trainer, folder)
+    with _signals() as ended:
+        return run.to_the_end(ended)
+
+
+def chosen_samples(config: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
+    """Samples for training and for validation.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the data set cannot be read, a pattern fits no sample, or a sample would be in both.
+    """
+    dataset = Dataset(config.path)
+    if config.split is not None:
+        if config.train or config.validation:
+            raise ValueError("[data] has a split and names for train or validation; keep one")
+        split = read_split(config.split, dataset)
+        if not split.get("train"):
+            raise ValueError(f"{config.split}: the split has no part 'train'")
+        return dataset.subset(split["train"]), dataset.subset(split.get("validation", ()))
+    if not config.train and not config.validation:
+        split = random_split(dataset, {"train": 0.9, "validation": 0.1}, seed=seed)
+        return dataset.subset(split["train"]), dataset.subset(split["validation"])
+    validation = _matching(dataset, config.validation)
+    rest = [k for k in range(len(dataset)) if k not in validation]
+    training = _matching(dataset, config.train) if config.train else rest
+    both = sorted(set(training) & set(validation))
+    if both:
+        raise ValueError(
+            f"{config.path}: {dataset.names[both[0]]} would be in training and in validation"
+        )
+    if not training:
+        raise ValueError(f"{config.path}: no sample is left for training")
+    return dataset.subset(training), dataset.subset(validation)
+
+
+def _matching(dataset: Dataset, patterns: Sequence[str]) -> list[int]:
+    found: set[int] = set()
+    for pattern in patterns:
+        some = {k for k, name in enumerate(dataset.names) if fnmatch.fnmatchcase(name, pattern)}
+        if not some:
+            raise ValueError(
+                f"{dataset.path}: no sample is named like {pattern!r}; there are "
+                f"{', '.join(dataset.names[:4])}, ..."
+            )
+        found |= some
+    return sorted(found)
+
+
+class _Run:
+    """The loop around the steps."""
+
+    def __init__(self, trainer: Trainer, folder: Path):
+        self.trainer, self.folder, self.group = trainer, folder, trainer.processes
+        run = trainer.config.run
+        self.log = None
+        if self.group.first:
+            self.log = Log(folder, trainer.step, trainer.steps, run.progress, run.tensorboard)
+        self._checkpoint_due = time.monotonic() + 60 * run.checkpoint_minutes
+
+    def to_the_end(self, ended: threading.Event) -> TrainingResult:
+        trainer = self.trainer
+        try:
+            finished = True
+            while trainer.step < trainer.steps:
+                values = trainer.advance()
+                if self.log:
+                    self.log.step(values)
+                if self._validation_is_due():
+                    self._validate()
+                if self.group.any(ended.is_set()):
+                    finished = trainer.step == trainer.steps
+                    break
+                if time.monotonic() > self._checkpoint_due:
+                    self._write_checkpoint()
+            self._write_checkpoint()
+        finally:
+            trainer.loader.close()
+            if self.log:
+                self.log.close()
+        model = self.folder / MODEL
+        return TrainingResult(
+            folder=self.folder,
+            model=model if model.exists() else None,
+            step=trainer.step,
+            steps=trainer.steps,
+            best=trainer.best,
+            finished=finished,
+        )
+
+    def _validation_is_due(self) -> bool:
+        trainer = self.trainer
+        every = trainer.sampler.steps(trainer.config.run.validate_epochs)
+        return trainer.step % every == 0 or trainer.step == trainer.steps
+
+    def _validate(self) -> None:
+        trainer = self.trainer
+        found = trainer.validate()
+        best = found is None or trainer.best is None or found.mae < trainer.best.mae
+        if best:
+            trainer.best = found
+        if not self.log:
+            return
+        if best:
+            with trainer.averaged():
+                info = replace(trainer.model.info, training=self._described(found))
+                save_model(self.folder / MODEL, info, trainer.module)
+        if found is not None:
+            self.log.validation(
+                {
+                    "step": trainer.step,
+                    "epoch": trainer.step * trainer.sampler.batch / trainer.sampler.size,
+                    "seconds": round(trainer.seconds, 3),
+                    "loss": found.loss,
+                    "mae_meV": 1e3 * found.mae,
+                    "h0_mae_meV": 1e3 * found.h0_mae,
+                    "ratio": found.ratio,
+                    "best": int(best),
+                }
+            )
+
+    def _described(self, validation: Validation | None) -> dict[str, Any]:
+        trainer = self.trainer
+        described = dict(trainer.model.info.training)
+        described |= {
+            "samples": len(trainer.examples),
+            "epochs": round(trainer.step * trainer.sampler.batch / trainer.sampler.size, 3),
+            "seed": trainer.config.run.seed,
+            "config": trainer.config.to_dict(),
+        }
+        if validation is not None:
+            described["validation"] = {
+                "samples": len(trainer.validation),
+                "gauge_mae_meV": 1e3 * validation.mae,
+                "h0_gauge_mae_meV": 1e3 * validation.h0_mae,
+            }
+        return described
+
+    def _write_checkpoint(self) -> None:
+        run = self.trainer.config.run
+        if self.group.first:
+            state = self.trainer.checkpoint()
+            values = {**state.values, "config": self.trainer.config.to_dict()}
+            checkpoints.write(self.folder / CHECKPOINT, replace(state, values=values))
+        self._checkpoint_due = time.monotonic() + 60 * run.checkpoint_minutes
+
+
+def _check_same_run(path: Path, saved: dict, now: dict) -> None:
+    for table in sorted(saved.keys() | now.keys()):
+        before, after = saved.get(table, {}), now.get(table, {})
+        for key in sorted((before.keys() | after.keys()) - _MAY_CHANGE.get(table, set())):
+            if before.get(key) != after.get(key):
+                raise ValueError(
+                    f"{path}: this run was begun with [{table}] {key} = {before.get(key)!r}, now "
+                    f"it is {after.get(key)!r}; put it back, or use another [run] folder"
+                )
+
+
+@contextmanager
+def _precision(config: TrainConfig) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if config.optimiser.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, instead of ending the process."""
+    ended = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield ended
+        return
+    before = {s: signal.signal(s, lambda *_: ended.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def _versions(trainer: Trainer) -> dict[str, str]:
+    names = ("ase_nextham", "torch", "numpy", "ase")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    group = trainer.processes
+    found["processes"] = f"{group.size} on {group.device.type}"
+    found["parameters"] = str(sum(p.numel() for p in trainer.module.parameters()))
+    return found
+
+
+__all__ = ["TrainingResult", "chosen_samples", "train", "train_samples"]
