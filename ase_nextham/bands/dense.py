@@ -36,6 +36,7 @@ HERMITIAN_TOLERANCE = 1e-5
 
 _BATCH_BYTES = 2**26  # of all matrices of one batch of k-points
 _LARGEST_BATCH = 16  # enough to amortise the sum over R, few enough to share among threads
+_THREADED = 256  # rows; smaller matrices are diagonalised faster by one BLAS thread than by several
 
 
 def eigenvalues(
@@ -150,8 +151,9 @@ def map_kpts(
 
     ncores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     nworkers = min(ncores, len(batches))
+    nthreads = ncores // nworkers if hamiltonian.dimension >= _THREADED else 1
     with (
-        threadpool_limits(max(1, ncores // nworkers), user_api="blas"),
+        threadpool_limits(nthreads, user_api="blas"),
         ThreadPoolExecutor(nworkers) as pool,
     ):
         results = pool.map(work, batches)

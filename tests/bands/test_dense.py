@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import eigh
+from threadpoolctl import threadpool_limits
 
 from ase_nextham import hdf5
 from ase_nextham.bands import eigenstates, eigenvalues
@@ -229,6 +230,22 @@ def test_matrices_of_different_atoms_are_refused(silicon):
 def test_kpoints_of_another_shape_are_refused(silicon):
     with pytest.raises(ValueError, match=r"shape \(nkpts, 3\), not \(3,\)"):
         eigenvalues(silicon.hamiltonian, silicon.overlap, np.zeros(3))
+
+
+def test_small_matrices_are_left_to_one_blas_thread(silicon, monkeypatch):
+    asked = []
+
+    def recorded(nthreads, user_api):
+        asked.append(nthreads)
+        return threadpool_limits(nthreads, user_api=user_api)
+
+    monkeypatch.setattr("ase_nextham.bands.dense.threadpool_limits", recorded)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(4), raising=False)
+    for threaded in (False, True):
+        if threaded:
+            monkeypatch.setattr("ase_nextham.bands.dense._THREADED", 1)
+        eigenvalues(silicon.h0, silicon.overlap, np.zeros((1, 3)))
+    assert asked == [1, 4]
 
 
 def test_a_progress_bar_is_shown_when_asked_for(silicon, capsys):
