@@ -200,12 +200,14 @@ def _unpack(path: Path, folder: Path) -> None:
     try:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
-                _check_space(path, sum(info.file_size for info in archive.infolist()), folder)
-                archive.extractall(folder)  # drops what leads out of the folder
+                for info in archive.infolist():
+                    _check_space(path, info.file_size, folder)
+                    archive.extract(info, folder)  # drops what leads out of the folder
         else:
             with tarfile.open(path) as archive:
-                _check_space(path, sum(member.size for member in archive), folder)
-                archive.extractall(folder, filter="data")
+                for member in archive:
+                    _check_space(path, member.size, folder)
+                    archive.extract(member, folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error) as err:
         raise ValueError(f"{path}: the archive is damaged or not safe to unpack: {err}") from err
 
@@ -214,8 +216,8 @@ def _check_space(path: Path, size: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{path} needs {size / 1e9:.1f} GB unpacked, and {folder.parent} has {free / 1e9:.1f} "
-            "GB free; set TMPDIR to a folder with more space"
+            f"{path} does not fit into {folder.parent}: the next file in it has {size / 1e9:.1f} "
+            f"GB, and {free / 1e9:.1f} GB are free; set TMPDIR to a folder with more space"
         )
 
 
