@@ -34,7 +34,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     """Hamiltonian, bands and optics of any periodic Atoms, without a self-consistent loop.
 
     >>> atoms = bulk("GaAs", "zincblende", a=5.653)
-    >>> atoms.calc = calc = NextHAMCalculator(h0="native", kpts=(8, 8, 8))
+    >>> atoms.calc = calc = NextHAMCalculator("models/soc", h0="native", kpts=(8, 8, 8))
     >>> bs = calc.band_structure(atoms, path=atoms.cell.bandpath("LGX"))    # eV
     >>> H = calc.get_hamiltonian(atoms)                                     # LCAOMatrix, eV
 
@@ -48,8 +48,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     Parameters
     ----------
     model
-        The network that predicts the correction to H(0). None: the Hamiltonian is H(0) itself,
-        which a warning says.
+        The network that predicts the correction to H(0): folder of a model, or what
+        :func:`ase_nextham.model.load` returns. None: the Hamiltonian is H(0) itself, which a
+        warning says.
     h0
         Where H(0) and S come from: ``"native"`` (computed here), ``"abacus"`` (runs ABACUS),
         ``"auto"`` (the first where the files below are known, else the second), the path of a
@@ -68,6 +69,8 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         For backends that compute H(0), as of
         :class:`~ase_nextham.h0.native.engine.NativeH0`: None is their default, which is
         spin-orbit coupling where the pseudopotentials have it, and no moments.
+    device
+        Where the network computes: ``"cpu"``, ``"cuda"``, ...
     directory
         Where backends that run programs do so; ``"."`` stands for a temporary folder that is
         removed afterwards.
@@ -88,25 +91,26 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         "orbital_dir": None,
         "nspin": None,
         "moments": None,
+        "model": None,
+        "device": "cpu",
     }
     discard_results_on_any_change = True
 
     def __init__(self, model=None, *, directory=".", **parameters):
-        if model is not None:
-            raise CalculatorSetupError(
-                f"model={model!r}: this release has no networks yet; NextHAMCalculator() without "
-                "a model gives H(0)"
-            )
         self._data: LCAOData | None = None
-        super().__init__(directory=str(directory), **parameters)
-        warnings.warn(
-            "no model given: the Hamiltonian is H(0), the zeroth step from superposed atomic "
-            "densities, without the correction",
-            stacklevel=2,
-        )
+        self._model = None
+        super().__init__(directory=str(directory), model=model, **parameters)
+        if model is None:
+            warnings.warn(
+                "no model given: the Hamiltonian is H(0), the zeroth step from superposed atomic "
+                "densities, without the correction",
+                stacklevel=2,
+            )
 
     def __repr__(self):
-        return f"NextHAMCalculator(h0={self.parameters.h0!r}, kpts={self.parameters.kpts})"
+        model = self.parameters.model
+        first = "" if model is None else f"{str(model)!r}, "
+        return f"NextHAMCalculator({first}h0={self.parameters.h0!r}, kpts={self.parameters.kpts})"
 
     # --- ASE -----------------------------------------------------------------------------------
 
@@ -125,7 +129,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
                 f"{', '.join(self.default_parameters)}"
             )
         changed = super().set(**changes)
-        if changed.keys() & {"h0", "pseudo_dir", "orbital_dir", "nspin", "moments"}:
+        if changed.keys() & {"model", "device"}:
+            self._model = None
+        if changed.keys() & set(self.default_parameters) - {"kpts", "width"}:
             self._data = None
         return changed
 
@@ -143,10 +149,11 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         """Eigenvalues on the k mesh and the Fermi level; called by ``get_property``."""
         super().calculate(atoms, properties, system_changes)
         data = self.get_data(self.atoms)
-        mesh = bands.kmesh_for(data.h0, self.atoms, self.parameters.kpts)
+        H = data.best_hamiltonian()
+        mesh = bands.kmesh_for(H, self.atoms, self.parameters.kpts)
         width = self.parameters.width
-        electrons = bands.spin_degeneracy(data.h0.spin)
-        eps_skn = bands.eigenvalues(data.h0, data.overlap, mesh.kpts)
+        electrons = bands.spin_degeneracy(H.spin)
+        eps_skn = bands.eigenvalues(H, data.overlap, mesh.kpts)
         level = bands.fermi_level(
             eps_skn, electrons * mesh.weights, data.electron_count(), width=width
         )
@@ -168,7 +175,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     # --- Hamiltonians --------------------------------------------------------------------------
 
     def get_data(self, atoms: Atoms | None = None, *, position: bool = False) -> LCAOData:
-        """S and H(0) of a structure, in its order and cell images; computed once.
+        """S, H(0) and, with a model, H of a structure, in its order and images; computed once.
 
         Parameters
         ----------
@@ -183,13 +190,27 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
             data = self._backend(position).compute(atoms)
             if data.h0 is None:
                 raise CalculatorSetupError(f"h0={self.parameters.h0!r} gave no H(0)")
-            # a stored self-consistent Hamiltonian is not what this calculator gives
-            self._data, self._data_atoms = replace(data, hamiltonian=None), atoms.copy()
+            self._data, self._data_atoms = self._predicted(data), atoms.copy()
         return self._data
+
+    def _predicted(self, data: LCAOData) -> LCAOData:
+        """With H = H(0) + dH; a stored self-consistent H is not what this calculator gives."""
+        given = self.parameters.model
+        if given is None:
+            return replace(data, hamiltonian=None)
+        if self._model is None:
+            self._model = given
+            if isinstance(given, (str, os.PathLike)):
+                from ase_nextham.model import load
+
+                self._model = load(given, device=self.parameters.device)
+        predicted = data.h0 + self._model.predict(data)
+        source = {**data.source, "model": str(given)}
+        return replace(data, hamiltonian=predicted, source=source)
 
     def get_hamiltonian(self, atoms: Atoms | None = None) -> LCAOMatrix:
         """H in eV; without a model H(0)."""
-        return self.get_data(atoms).h0
+        return self.get_data(atoms).best_hamiltonian()
 
     def get_overlap(self, atoms: Atoms | None = None) -> LCAOMatrix:
         """S, dimensionless."""
@@ -219,8 +240,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         if path is None or isinstance(path, str):
             path = atoms.cell.bandpath(path, npoints=npoints, pbc=atoms.pbc)
         data = self.get_data(atoms)
+        level = self.get_fermi_level(atoms)
         return bands.band_structure(
-            data.h0, data.overlap, path, atoms=atoms, fermi_level=self.get_fermi_level(atoms)
+            data.best_hamiltonian(), data.overlap, path, atoms=atoms, fermi_level=level
         )
 
     def get_band_gap(self, atoms: Atoms | None = None) -> bands.Gap | None:
@@ -228,7 +250,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         atoms = self._structure(atoms)
         eps_skn = self.get_property("eigenvalues", atoms)
         data = self.get_data(atoms)
-        return bands.band_gap(eps_skn, data.electron_count(), data.h0.spin)
+        return bands.band_gap(eps_skn, data.electron_count(), data.best_hamiltonian().spin)
 
     def get_optical_conductivity(
         self,
@@ -256,14 +278,13 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
             Broadening in eV.
         """
         data = self.get_data(atoms, position=True)
-        return optics.optical_conductivity(
-            data, omega, kpts, method=method, hamiltonian=data.h0, eta=eta
-        )
+        H = data.best_hamiltonian()
+        return optics.optical_conductivity(data, omega, kpts, method=method, hamiltonian=H, eta=eta)
 
     def write(
         self, path: str | os.PathLike, atoms: Atoms | None = None, format: str = "native"
     ) -> None:
-        """Write S, H(0) and, where known, r as a native file or an ABACUS folder.
+        """Write S, H(0) and, where known, H and r as a native file or an ABACUS folder.
 
         Parameters
         ----------

@@ -81,7 +81,9 @@ def _predict(options) -> None:
 
     atoms = _structure(options.structure)
     calc = NextHAMCalculator(
+        options.model,
         h0=options.h0,
+        device=options.device,
         **_given(options, "pseudo_dir", "orbital_dir", "nspin", "moments"),
     )
     data = calc.get_data(atoms)
@@ -213,11 +215,30 @@ def _convert_each(options, sources: Sequence[str], target: str, choices: Mapping
         raise ValueError(f"{failed} of {done + skipped + failed} structures failed:\n{reasons}")
 
 
+def _import_checkpoint(options) -> None:
+    from ase_nextham.model.published import import_checkpoint
+
+    info, unused = import_checkpoint(
+        options.files, options.output, **_given(options, "pseudo_dir", "orbital_dir")
+    )
+    for path, names in unused.items():
+        if names:
+            listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            print(f"{path}: {len(names)} entries never reach the result: {listed}")
+    version = info.hyperparameters["version"]
+    print(f"{options.output}: model of the published weights {version!r}")
+
+
 def _info(options) -> None:
     from ase_nextham.converters import guess_format, read
     from ase_nextham.description import describe, describe_matrices
 
     for path in options.paths:
+        if (Path(path) / "model.json").is_file():
+            from ase_nextham.description import describe_model
+
+            print(describe_model(path))
+            continue
         name = guess_format(path) if options.from_ is None else options.from_
         if name == "abacus" and Path(path).is_file():
             print(describe_matrices(path))
@@ -298,6 +319,8 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
     predict.set_defaults(run=_predict)
     predict.add_argument("structure", help="STRU, POSCAR, cif ...: what ASE reads, too")
+    predict.add_argument("--model", help="folder of a model; without one the result is H(0)")
+    predict.add_argument("--device", default="cpu", help="of the network: cpu, cuda (cpu)")
     predict.add_argument(
         "--h0", default="auto", help="native, abacus, or a path to stored H(0) (auto)"
     )
@@ -396,7 +419,17 @@ def _parser() -> argparse.ArgumentParser:
         help="of matrices in an ABACUS folder (legacy text, for PYATB and ABACUS up to 3.10)",
     )
 
-    info = commands.add_parser("info", help="what a file or folder holds")
+    checkpoint = commands.add_parser(
+        "import-checkpoint", help="a model of the published weights of NextHAM"
+    )
+    checkpoint.set_defaults(run=_import_checkpoint)
+    checkpoint.add_argument(
+        "files", nargs="+", metavar="FILE", help="four files, by window of distances"
+    )
+    checkpoint.add_argument("-o", "--output", required=True, help="folder of the model")
+    _add_species_arguments(checkpoint)
+
+    info = commands.add_parser("info", help="what a file, a folder or a model holds")
     info.set_defaults(run=_info)
     info.add_argument("paths", nargs="+", metavar="PATH")
     _add_source_arguments(info)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from ase import Atoms
 
 from ase_nextham import bands
+from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.h0.csr import read_csr
 from ase_nextham.matrix import LCAOMatrix
@@ -122,3 +124,31 @@ def describe_matrices(path: str | os.PathLike) -> str:
             + ("; folded to gamma, no k-points" if record.gamma_folded else "")
         )
     return "\n".join([f"{path}: ABACUS matrix file", *lines])
+
+
+def describe_model(path: str | os.PathLike) -> str:
+    """What a model is, line by line."""
+    from ase_nextham.model.bundle import read_info
+
+    info = read_info(path)
+    of_shells: dict[str, list[str]] = {}
+    basis = Basis(info.shells)
+    for element in info.elements:
+        of_shells.setdefault(basis.label(element), []).append(element)
+    windows = ", ".join(f"{a:g} to {b:g}" for a, b in pairwise(info.windows))
+    known = sorted(info.orbitals.keys() & info.pseudopotentials.keys())
+    lines = [
+        ("network", f"{info.network}, format {info.format}"),
+        *(("elements", f"{label}: {' '.join(names)}") for label, names in of_shells.items()),
+        ("corrects", f"the {info.spin} part of H, {windows} Angstrom apart"),
+        ("sees", f"atoms up to {info.cutoff:g} Angstrom away"),
+        (
+            "files",
+            f"sha256 of orbitals and pseudopotentials known for {len(known)} of "
+            f"{len(info.elements)} elements",
+        ),
+    ]
+    for name in ("h0", "hyperparameters", "training"):
+        lines += [(name, text) for text in _describe_source(getattr(info, name))]
+    lines += [("functional", info.xc), ("cite", info.citation or "-")]
+    return "\n".join([f"{path}: model", *(f"  {name:<16} {text}" for name, text in lines)])

@@ -46,9 +46,37 @@ def test_without_a_model_the_hamiltonian_is_h0_and_it_says_so(atoms):
     assert calc.get_data(atoms).hamiltonian is None  # DATA has a self-consistent one
 
 
-def test_models_are_refused_until_there_are_some():
-    with pytest.raises(CalculatorSetupError, match="model='soc': this release has no networks"):
-        NextHAMCalculator("soc")
+class Shift:
+    """A model whose correction moves all bands by one energy."""
+
+    def __init__(self, energy: float):
+        self.energy, self.calls = energy, 0
+
+    def predict(self, data):
+        self.calls += 1
+        return self.energy * data.overlap.with_spin(data.h0.spin)
+
+
+def test_the_hamiltonian_is_h0_and_what_the_model_adds(atoms):
+    model, bare = Shift(0.25), calculator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # with a model there is nothing to warn of
+        calc = NextHAMCalculator(model, h0=Recorded(), kpts=(2, 2, 2))
+    expected = DATA.h0 + 0.25 * DATA.overlap
+    assert_allclose(calc.get_hamiltonian(atoms).data, expected.data, atol=1e-12)
+    assert_allclose(calc.get_fermi_level(atoms), bare.get_fermi_level(atoms) + 0.25, atol=1e-9)
+    path = atoms.cell.bandpath(npoints=5)
+    moved, straight = (c.band_structure(atoms, path).energies for c in (calc, bare))
+    assert_allclose(moved, straight + 0.25, atol=1e-9)
+    assert model.calls == 1
+    calc.set(model=None)
+    assert calc.get_hamiltonian(atoms) is DATA.h0
+
+
+def test_a_model_that_is_not_there_is_named(atoms, tmp_path):
+    calc = calculator(model=tmp_path / "soc")
+    with pytest.raises(FileNotFoundError, match="soc: there is no model here: model.json is miss"):
+        calc.get_hamiltonian(atoms)
 
 
 def test_nothing_is_computed_twice_for_the_same_structure(atoms):

@@ -160,3 +160,71 @@ def test_components_of_r_are_named(gaas, capsys, tmp_path):
     matrix = sorted(tmp_path.rglob("*rR*.csr"))[0]
     assert main(["info", str(matrix)]) == 0
     assert "r, component z; legacy text; real, dimension 76" in capsys.readouterr().out
+
+
+@pytest.fixture
+def model(gaas):
+    """A model with random weights of the size of a test."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from ase_nextham.model import ModelInfo, bundle
+
+    shells = hdf5.read(gaas).basis.shells
+    options = {"features": "4x0e+4x1o+4x2e", "layers": 1, "heads": 2, "invariants": 4}
+    torch.manual_seed(0)
+    info = ModelInfo("nextham", shells, (0, 4), 4, hyperparameters=options)
+    bundle.save("model", info, bundle.build(info))
+    return "model"
+
+
+def test_predict_adds_what_the_model_says(gaas, model, capsys):
+    assert main(["predict", gaas, "--h0", gaas, "--model", model, "-o", "out.h5"]) == 0
+    output = capsys.readouterr()
+    assert "out.h5: overlap, H(0), Hamiltonian" in output.out
+    assert "no model given" not in output.err
+    data = hdf5.read("out.h5")
+    assert np.abs((data.hamiltonian - data.h0).data).max() > 1e-6  # eV
+    assert data.source["model"] == "model"
+
+
+def test_info_tells_what_a_model_is(model, capsys):
+    assert main(["info", model]) == 0
+    text = capsys.readouterr().out
+    for words in ("network          nextham", "2s2p2d1f: Ga", "0 to 4 Angstrom apart"):
+        assert words in text
+
+
+def test_published_weights_become_a_model(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from ase_nextham.model.released import ReleasedNetwork
+
+    monkeypatch.chdir(tmp_path)
+    state = {name: p.detach() for name, p in ReleasedNetwork("main").named_parameters()}
+    torch.save({**state, "node_lin.tp.weight": torch.zeros(2)}, "w.pth")
+    command = ["import-checkpoint", *4 * ["w.pth"], "-o", "published"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "w.pth: 1 entries never reach the result: node_lin.tp.weight" in text
+    assert "published: model of the published weights 'main'" in text
+    assert main(["info", "published"]) == 0
+    assert "4s2p2d1f: Sc Ti" in capsys.readouterr().out
+
+
+def test_a_check_tells_the_change_of_the_bands_and_writes_nothing(gaas, capsys, tmp_path):
+    assert main(["convert", gaas, "x", "--to", "deeph", "--check"]) == 0
+    text = capsys.readouterr().out
+    assert "Hamiltonian: eigenvalues at random k-points change by" in text
+    assert "occupied ones by" in text
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("convert --each GaAs.h5 out", "many structures at once need the format"),
+        ("convert --each GaAs.h5 out --to deeph --check", "--check is for one structure"),
+        ("convert GaAs.h5 out --to deeph --jobs 2", "--jobs is for many structures"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(gaas, capsys, command, message):
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err

@@ -26,6 +26,7 @@ from ase_nextham.h0.log import RunningLog
 from ase_nextham.h0.matching import match
 from ase_nextham.h0.run import (
     Run,
+    SpeciesData,
     find_runs,
     read_kpoints,
     read_running_log,
@@ -171,7 +172,7 @@ def _read_run(reader: Reader, run: Run, step, pseudo_dir, orbital_dir, atoms: At
         nelectrons = nelectrons if sidecar["nelectrons"] is None else sidecar["nelectrons"]
         fermi_level = sidecar["fermi_level"] if fermi_level is None else fermi_level
     else:
-        source = _source(run, structure, step, named, kind, log, converged, moments)
+        source = _source(run, structure, species, step, named, kind, log, converged, moments)
     return Part(
         run,
         structure.atoms,
@@ -360,6 +361,7 @@ def _warn(run: Run, kind: str, converged: bool | None) -> None:
 def _source(
     run: Run,
     structure: Structure,
+    species: SpeciesData,
     step: int,
     named: Mapping[str, CSRMatrix | tuple[CSRMatrix, CSRMatrix]],
     kind: str,
@@ -388,6 +390,7 @@ def _source(
     source["species"] = {
         label: {"orbital": structure[label].orbital, "mass": structure[label].mass}
         | {"pseudopotential": structure[label].pseudopotential}
+        | {"pseudopotential_sha256": species.pseudopotentials.get(label)}
         for label in dict.fromkeys(structure.labels)
     }
     kpoints = read_kpoints(run)

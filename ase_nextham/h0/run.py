@@ -25,7 +25,7 @@ from ase_nextham.h0.filenames import matrix_files
 from ase_nextham.h0.log import RunningLog, read_log
 from ase_nextham.h0.orb import read_orb
 from ase_nextham.h0.stru import Structure, read_stru, wrapped
-from ase_nextham.h0.upf import read_upf
+from ase_nextham.h0.upf import Pseudopotential, read_upf
 
 SIDECAR = "nextham.json"
 """What a folder written by this package holds beside ABACUS's files: see :func:`read_sidecar`."""
@@ -269,10 +269,13 @@ class SpeciesData:
         differ in their files.
     species
         Key of the basis for each label of STRU.
+    pseudopotentials
+        sha256 of the pseudopotential of each label, where its file was found.
     """
 
     basis: Basis
     species: Mapping[str, str]
+    pseudopotentials: Mapping[str, str]
 
 
 def read_species(
@@ -299,6 +302,7 @@ def read_species(
         then its species has no valence.
     """
     orbitals: dict[str, tuple] = {}
+    fingerprints: dict[str, str] = {}
     for label in dict.fromkeys(structure.labels):
         species = structure[label]
         if not species.orbital:
@@ -324,8 +328,11 @@ def read_species(
                 f"{', '.join(map(str, searched))}; pass orbital_dir=..., or set orbital_dir in "
                 "INPUT or in the section [abacus] of ASE's configuration"
             )
-        valence = _valence(run, species, pseudo_dir)
-        if valence is None and known is not None:
+        pseudopotential = _pseudopotential(run, species, pseudo_dir)
+        valence = None
+        if pseudopotential is not None:
+            valence, fingerprints[label] = pseudopotential.valence, pseudopotential.fingerprint
+        elif known is not None:
             valence = sidecar["basis"]["valence"].get(known)
         orbitals[label] = (*entry, valence)
     keys = {}
@@ -339,17 +346,17 @@ def read_species(
     )
     shells = {key: entry[0] for key, entry in by_key.items()}
     basis = Basis(shells, "abacus", radius, fingerprint, valence)
-    return SpeciesData(basis, MappingProxyType(keys))
+    return SpeciesData(basis, MappingProxyType(keys), MappingProxyType(fingerprints))
 
 
-def _valence(run: Run, species, pseudo_dir) -> float | None:
+def _pseudopotential(run: Run, species, pseudo_dir) -> Pseudopotential | None:
     if not species.pseudopotential:
         return None
     path, _ = _find(species.pseudopotential, "pseudo_dir", pseudo_dir, run)
     if path is None:
         return None
     try:
-        return read_upf(path).valence
+        return read_upf(path)
     except ValueError as err:
         # the matrices are complete without it; only the number of electrons is not known
         warnings.warn(f"the number of electrons is unknown: {err}", stacklevel=2)

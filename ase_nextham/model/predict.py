@@ -145,11 +145,17 @@ class Model:
 
 
 def _pseudopotentials(data: LCAOData) -> Mapping[str, str]:
-    """sha256 of the pseudopotential files, by element, where H(0) engines have noted them."""
-    noted = data.source.get("pseudopotentials")
-    if not isinstance(noted, Mapping):
-        return {}
-    return {name: value for name, value in noted.items() if isinstance(value, str)}
+    """sha256 of the pseudopotential files that H(0) was made with, by species, where noted.
+
+    Our engine notes them for the whole, ABACUS's runs have them with each species.
+    """
+    found = dict(data.source.get("pseudopotentials", {}))
+    runs = [data.source, *data.source.get("runs", {}).values()]
+    for run in runs:
+        if run.get("operator") == "h0":
+            for label, files in run.get("species", {}).items():
+                found[label] = files.get("pseudopotential_sha256")
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def load(

@@ -266,3 +266,16 @@ def test_numbers_that_are_not_finite_are_reported():
     h0 = replace(data.h0, data=np.where(np.arange(data.h0.data.size) == 7, np.nan, data.h0.data))
     with pytest.raises(ValueError, match="numbers that are not finite"):
         model_with().predict(replace(data, h0=h0, hamiltonian=None))
+
+
+def test_other_pseudopotentials_of_an_abacus_run_are_refused():
+    model = model_with()
+    model = Model(replace(model.info, pseudopotentials={"As": "ef" * 32}), model.module)
+    run = {"operator": "h0", "species": {"As": {"pseudopotential_sha256": "01" * 32}}}
+    for source in (run, {"runs": {"get_hs": run}}):
+        with pytest.raises(ValueError, match="As: pseudopotential differs from the one the model"):
+            model.check(replace(data_with(), source=source))
+    # that of another Hamiltonian of the structure plays no role
+    other = {"runs": {"scf": run | {"operator": "hamiltonian"}}}
+    with pytest.warns(UserWarning, match=r"not known with which files.*As \(pseudopotential\)"):
+        model.check(replace(data_with(), source=other))
