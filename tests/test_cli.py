@@ -198,7 +198,8 @@ def test_published_weights_become_a_model(tmp_path, monkeypatch, capsys):
     from ase_nextham.model.released import ReleasedNetwork
 
     monkeypatch.chdir(tmp_path)
-    state = {name: p.detach() for name, p in ReleasedNetwork("main").named_parameters()}
+    network = ReleasedNetwork("main")
+    state = {name: torch.ones_like(p) for name, p in network.named_parameters()}
     torch.save({**state, "node_lin.tp.weight": torch.zeros(2)}, "w.pth")
     command = ["import-checkpoint", *4 * ["w.pth"], "-o", "published"]
     assert main(command) == 0
