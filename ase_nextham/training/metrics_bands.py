@@ -1,0 +1,368 @@
+"""How far the bands of a Hamiltonian are from the self-consistent ones.
+
+Matrix elements that are right to a millielectronvolt can give bands that are wrong by electronvolts
+where orbitals are nearly linearly dependent, so bands have errors of their own. They are compared
+band by band in the order of energy, after
+
+* the energy zero was moved: by the median of the differences of the valence bands on a mesh, which
+  are the occupied ones less than :data:`VALENCE` below the self-consistent Fermi level. It makes
+  their mean absolute error smallest, and a few wrong bands do not move it. Semicore states, which
+  H(0) has electronvolts away from where they should be relative to the valence bands, have no say;
+* those more than :data:`WINDOW` above the Fermi level were left out.
+
+A "ghost state" is a band energy that is wrong by more than :data:`GHOST` at a k-point (NextHAM,
+section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.dft.kpoints import BandPath
+from numpy import ndarray
+
+from ase_nextham import bands
+from ase_nextham.bands.dense import map_kpts
+from ase_nextham.data import LCAOData
+from ase_nextham.matrix import LCAOMatrix
+from ase_nextham.training.dataset_statistics import Error
+from ase_nextham.training.metrics import merged, merged_by_label
+
+WINDOW = 5.0
+"""eV above the Fermi level up to which bands are compared."""
+
+VALENCE = 10.0
+"""eV below the Fermi level down to which occupied bands say where the energy zero is."""
+
+ENERGIES = {
+    f"below E_F - {VALENCE:g} eV": (-np.inf, -VALENCE),
+    f"E_F - {VALENCE:g} eV to E_F": (-VALENCE, 0.0),
+    f"E_F to E_F + {WINDOW:g} eV": (0.0, WINDOW),
+}
+"""Ranges of energy by which errors are told apart, in eV from the Fermi level."""
+
+GHOST = 0.5
+"""eV by which a band energy must be wrong to be called a ghost state."""
+
+_WIDTH = 0.05  # eV, of the occupations
+_LATTICE = 0.1  # how far, in the words of ASE, a deformed cell may be from its Bravais lattice
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Self-consistent bands on a mesh.
+
+    Parameters
+    ----------
+    kpts
+        Inequivalent ones, in units of the reciprocal vectors, shape (nkpts, 3).
+    multiplicity
+        Points of the full mesh that each of them stands for, integer, shape (nkpts,).
+    eps
+        In eV, shape (nspins, nkpts, nbands).
+    occupations
+        Between 0 and 1, in the shape of ``eps``.
+    fermi_level
+        In eV.
+    gap
+        In eV; 0 for a metal, None where the number of electrons is not known.
+    condition
+        Condition number of S(k), shape (nkpts,).
+    """
+
+    kpts: ndarray
+    multiplicity: ndarray
+    eps: ndarray
+    occupations: ndarray
+    fermi_level: float
+    gap: float | None
+    condition: ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class BandErrors:
+    """|E - E_sc| of the bands of one structure, or of several.
+
+    Parameters
+    ----------
+    total
+        Of the bands below the self-consistent Fermi level + :data:`WINDOW`; each counts once for
+        each point of the full mesh, or of the path.
+    ghosts
+        How many band energies of the same count are wrong by more than :data:`GHOST`. Those that
+        are in the window only in one of the two Hamiltonians are looked at, too: a state in the
+        gap is a ghost although the one that it replaces is far above.
+    by_energy
+        Errors in the ranges of :data:`ENERGIES`, by the self-consistent energy.
+    ghosts_by_energy
+        Ghosts in the same ranges, by the lower one of the two energies.
+    """
+
+    total: Error
+    ghosts: int
+    by_energy: Mapping[str, Error]
+    ghosts_by_energy: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MeshErrors(BandErrors):
+    """Errors of the bands on a mesh.
+
+    Parameters
+    ----------
+    shift
+        Added to the energies in eV; smallest and largest of the structures.
+    gap_error
+        Of the gap in eV: of one structure with its sign, of several the mean of its modulus.
+        None where it is not known.
+    at_kpts
+        Mean and largest error at each inequivalent k-point in eV, shape (2, nkpts); of several
+        structures one after another.
+    by_condition
+        Errors by the condition number of S(k), in decades: ``"1e2 - 1e3"``.
+    """
+
+    shift: tuple[float, float]
+    gap_error: float | None
+    at_kpts: ndarray
+    by_condition: Mapping[str, Error]
+
+
+def reference(data: LCAOData, kpts: Sequence[int] | Mapping | float) -> Reference:
+    """Self-consistent bands of a structure.
+
+    Parameters
+    ----------
+    data
+        With the self-consistent Hamiltonian. The Fermi level follows from the number of electrons;
+        where that is not known, it is the one of the data.
+    kpts
+        A mesh as in :func:`ase_nextham.bands.kmesh`; a number is a density in points per
+        1/Angstrom.
+
+    Raises
+    ------
+    ValueError
+        If there is no self-consistent Hamiltonian, or neither electrons nor Fermi level are known.
+    """
+    hamiltonian = data.hamiltonian
+    if hamiltonian is None:
+        raise ValueError(f"{data!r} has no self-consistent Hamiltonian to compare with")
+    mesh = bands.kmesh_for(hamiltonian, data.atoms, kpts)
+    solutions = map_kpts(
+        hamiltonian,
+        data.overlap,
+        mesh.kpts,
+        lambda solution: (solution.eps, np.linalg.eigvalsh(solution.overlap)),
+        False,
+        False,
+    )
+    eps = np.concatenate([eps for eps, _ in solutions], axis=1)
+    overlaps = np.concatenate([values for _, values in solutions])
+    if data.nelectrons is None and data.fermi_level is not None:
+        fermi_level, gap = data.fermi_level, None
+    else:
+        electrons = data.electron_count()
+        weights = mesh.weights * bands.spin_degeneracy(hamiltonian.spin)
+        fermi_level = bands.fermi_level(eps, weights, electrons, width=_WIDTH)
+        gap = _gap(eps, electrons, hamiltonian.spin)
+    return Reference(
+        kpts=mesh.kpts,
+        multiplicity=np.bincount(mesh.index, minlength=len(mesh.kpts)),
+        eps=eps,
+        occupations=bands.occupations(eps, fermi_level, width=_WIDTH),
+        fermi_level=fermi_level,
+        gap=gap,
+        condition=overlaps[:, -1] / np.maximum(overlaps[:, 0], np.finfo(float).tiny),
+    )
+
+
+def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> MeshErrors:
+    """Errors of the bands of a Hamiltonian on the mesh of the reference.
+
+    Parameters
+    ----------
+    matrix
+        In eV.
+    data
+        With the overlap and, where known, the number of electrons.
+    reference
+        Of the same structure.
+    """
+    eps = bands.eigenvalues(matrix, data.overlap, reference.kpts)
+    shift = valence_shift(eps, reference)
+    errors = band_errors(eps + shift, reference.eps, reference.fermi_level, reference.multiplicity)
+    difference = np.abs(eps + shift - reference.eps)
+    inside = reference.eps < reference.fermi_level + WINDOW
+    number = np.maximum(inside.sum(axis=(0, 2)), 1)
+    mean = np.where(inside, difference, 0).sum(axis=(0, 2)) / number
+    gap_error = None
+    if reference.gap is not None:
+        gap_error = _gap(eps, data.electron_count(), matrix.spin) - reference.gap
+    return MeshErrors(
+        **vars(errors),
+        shift=(shift, shift),
+        gap_error=gap_error,
+        at_kpts=np.stack([mean, np.where(inside, difference, 0).max(axis=(0, 2))]),
+        by_condition=_by_condition(difference, inside, reference),
+    )
+
+
+def valence_shift(eps: ndarray, reference: Reference) -> float:
+    """What to add to ``eps`` to bring its valence bands to those of the reference.
+
+    Parameters
+    ----------
+    eps
+        In eV on the mesh of the reference, in the shape of its ``eps``.
+
+    Returns
+    -------
+    float
+        In eV: the median of the differences of the occupied bands less than :data:`VALENCE` below
+        the Fermi level, or of all occupied bands where there are none; weighted by occupation, so
+        that states at the Fermi level of a metal come in smoothly, and by multiplicity.
+    """
+    difference = reference.eps - eps
+    weights = reference.occupations * reference.multiplicity[:, None]
+    weights = np.where(np.isnan(difference), 0, weights)
+    near = np.where(reference.eps > reference.fermi_level - VALENCE, weights, 0)
+    weights = near if near.sum() > 0.5 else weights
+    some = weights > 1e-6 * weights.max(initial=0)
+    return _median(difference[some], weights[some]) if some.any() else 0.0
+
+
+def _median(values: ndarray, weights: ndarray) -> float:
+    """The middle of the numbers whose mean distance from ``values`` is smallest."""
+    order = np.argsort(values)
+    values, below = values[order], np.cumsum(weights[order])
+    # rounding must not decide whether two halves are equal
+    first, last = np.searchsorted(below, below[-1] / 2 * np.array([1 - 1e-9, 1 + 1e-9]))
+    return float((values[first] + values[last]) / 2)
+
+
+def band_errors(
+    eps: ndarray, reference: ndarray, fermi_level: float, multiplicity: ndarray
+) -> BandErrors:
+    """Errors of band energies on the same scale.
+
+    Parameters
+    ----------
+    eps, reference
+        In eV, ascending, shape (nspins, nkpts, nbands); nan, where S is nearly singular, is not
+        compared.
+    fermi_level
+        Of the reference, in eV.
+    multiplicity
+        How often each k-point counts, integer, shape (nkpts,).
+    """
+    difference = np.abs(eps - reference)
+    times = np.broadcast_to(multiplicity[:, None], difference.shape)
+    compared = reference - fermi_level
+    lower = np.fmin(reference, eps) - fermi_level
+    by_energy, ghosts = {}, {}
+    for name, (bottom, top) in ENERGIES.items():
+        inside = (compared >= bottom) & (compared < top) & ~np.isnan(difference)
+        by_energy[name] = _error(difference[inside], times[inside])
+        inside = (lower >= bottom) & (lower < top) & (difference > GHOST)
+        ghosts[name] = int(times[inside].sum())
+    total = merged(by_energy.values())
+    return BandErrors(total, sum(ghosts.values()), by_energy, ghosts)
+
+
+def band_path(atoms: Atoms, npoints: int) -> BandPath | None:
+    """The path of a structure along which bands are compared.
+
+    It is ASE's path of the Bravais lattice that the cell is close to, so that a strained crystal
+    has the special points of the crystal without strain.
+
+    Parameters
+    ----------
+    npoints
+        Number of k-points.
+
+    Returns
+    -------
+    BandPath or None
+        None where nothing is periodic.
+    """
+    if not atoms.pbc.any():
+        return None
+    path = atoms.cell.bandpath(npoints=npoints, pbc=atoms.pbc, eps=_LATTICE)
+    return BandPath(
+        cell=atoms.cell.uncomplete(atoms.pbc),
+        kpts=path.kpts,
+        special_points=path.special_points,
+        path=path.path,
+    )
+
+
+def merged_band_errors(several: Iterable[BandErrors]) -> BandErrors:
+    """The errors of several structures together: each band energy counts the same."""
+    several = list(several)
+    by_energy = merged_by_label(errors.by_energy for errors in several)
+    return BandErrors(
+        total=merged(errors.total for errors in several),
+        ghosts=sum(errors.ghosts for errors in several),
+        by_energy={name: by_energy[name] for name in ENERGIES},
+        ghosts_by_energy={
+            name: sum(errors.ghosts_by_energy[name] for errors in several) for name in ENERGIES
+        },
+    )
+
+
+def merged_mesh_errors(several: Iterable[MeshErrors]) -> MeshErrors:
+    """The errors of several structures together: each band energy counts the same."""
+    several = list(several)
+    both = merged_band_errors(several)
+    gaps = [abs(errors.gap_error) for errors in several if errors.gap_error is not None]
+    return MeshErrors(
+        **vars(both),
+        shift=(min(e.shift[0] for e in several), max(e.shift[1] for e in several)),
+        gap_error=float(np.mean(gaps)) if gaps else None,
+        at_kpts=np.concatenate([errors.at_kpts for errors in several], axis=1),
+        by_condition=merged_by_label(
+            (errors.by_condition for errors in several), order=lambda name: float(name.split()[0])
+        ),
+    )
+
+
+def _gap(eps: ndarray, nelectrons: float, spin: str) -> float:
+    gap = bands.band_gap(eps, nelectrons, spin)
+    return 0.0 if gap is None else gap.indirect
+
+
+def _error(values: ndarray, times: ndarray) -> Error:
+    count = int(times.sum())
+    return Error(count, float(values @ times / max(count, 1)), float(values.max(initial=0)))
+
+
+def _by_condition(difference: ndarray, inside: ndarray, reference: Reference) -> dict[str, Error]:
+    decade = np.floor(np.log10(reference.condition)).astype(int)
+    times = np.broadcast_to(reference.multiplicity[:, None], difference.shape)
+    errors = {}
+    for power in np.unique(decade):
+        some = inside & (decade == power)[:, None]
+        errors[f"1e{power} - 1e{power + 1}"] = _error(difference[some], times[some])
+    return errors
+
+
+__all__ = [
+    "ENERGIES",
+    "GHOST",
+    "VALENCE",
+    "WINDOW",
+    "BandErrors",
+    "MeshErrors",
+    "Reference",
+    "band_errors",
+    "band_path",
+    "merged_band_errors",
+    "merged_mesh_errors",
+    "mesh_errors",
+    "reference",
+    "valence_shift",
+]
