@@ -44,6 +44,9 @@ FORMAT_VERSION = 1
 
 _SLAB = 1 << 20  # elements of one operator that are in memory when it is written slab by slab
 
+# what h5py, and what is done with numbers that make no sense, may raise
+_DAMAGE = (KeyError, IndexError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
+
 _NAMES = ("overlap", "h0", "hamiltonian", "position_x", "position_y", "position_z")
 
 
@@ -249,13 +252,16 @@ def _opened(path: str | os.PathLike) -> Iterator[h5py.File]:
     except OSError as err:
         raise ValueError(f"{path}: not an HDF5 file, or cut short ({err})") from err
     with file:
-        found = file.attrs.get("format")
+        try:
+            found = file.attrs.get("format")
+            version = int(file.attrs.get("format_version", 0))
+        except _DAMAGE as err:
+            raise ValueError(f"{path}: the file is damaged or incomplete: {err}") from err
         if found != FORMAT:
             raise ValueError(
                 f"{path}: not a native file of ase_nextham (attribute 'format' is {found!r}, "
                 f"expected {FORMAT!r})"
             )
-        version = int(file.attrs.get("format_version", 0))
         if not 1 <= version <= FORMAT_VERSION:
             raise ValueError(
                 f"{path}: format version {version}, but this release reads versions up to "
@@ -263,7 +269,7 @@ def _opened(path: str | os.PathLike) -> Iterator[h5py.File]:
             )
         try:
             yield file
-        except (KeyError, IndexError, AttributeError, OSError, TypeError, ValueError) as err:
+        except _DAMAGE as err:
             raise ValueError(f"{path}: the file is damaged or incomplete: {err}") from err
 
 
