@@ -40,6 +40,9 @@ FORMAT_VERSION = 1
 
 SAMPLES, INDEX = "samples", "index.json"
 
+# what h5py, and what is made of numbers that make no sense, may raise
+_DAMAGE = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
@@ -251,6 +254,11 @@ class Dataset(Sequence):
         """
         entry, path = self.entries[index], self.file(index)
         data = hdf5.read(path)
+        if not _same_structure(data.atoms, entry.atoms):
+            raise ValueError(
+                f"{path}: the structure is another one than when the data set was opened; the file "
+                "is damaged, or was replaced"
+            )
         states = None
         if entry.nkpts and (kpts is None or len(kpts)):
             states = _read_k_space(path, range(entry.nkpts) if kpts is None else kpts)
@@ -272,17 +280,19 @@ def write_sample(path: Path, entry: Entry, prepared: Prepared) -> None:
     with replacing(path) as temporary:
         hdf5.write(temporary, prepared.data)
         with h5py.File(temporary, "a") as file:
-            group = file.create_group("training")
-            group["entry"] = json.dumps(entry.to_json())
+            file["training/entry"] = json.dumps(entry.to_json())
             states = prepared.k_space
             if states is not None:
-                group = group.create_group("k_space")
-                group["kpts"], group["eps"], group["nlow"] = states.kpts, states.eps, states.nlow
+                group = file.create_group("training/k_space")
                 chunks = (1, 1, *states.coefficients.shape[2:])
                 # single precision: an error of 1e-7 in the basis in which differences are compared
+                coefficients = states.coefficients.astype(np.complex64)
+                # checksums, because what is not compressed can be damaged without anyone noticing
                 group.create_dataset(
-                    "coefficients", data=states.coefficients.astype(np.complex64), chunks=chunks
+                    "coefficients", data=coefficients, chunks=chunks, fletcher32=True
                 )
+                for name in ("kpts", "eps", "nlow"):
+                    group.create_dataset(name, data=getattr(states, name), fletcher32=True)
 
 
 def write_index(folder: Path, entries: Mapping[str, Entry]) -> None:
@@ -319,6 +329,11 @@ def joint_basis(entries: Iterable[Entry]) -> Basis:
             for species, value in getattr(entry.basis, name).items():
                 values.setdefault(species, value)
     return Basis(convention=convention, **parts)
+
+
+def _same_structure(a: Atoms, b: Atoms) -> bool:
+    pairs = ((a.numbers, b.numbers), (a.positions, b.positions), (a.cell.array, b.cell.array))
+    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
@@ -363,7 +378,7 @@ def _read_entry(path: Path) -> Entry:
     try:
         with h5py.File(path, "r") as file:
             entry = Entry.from_json(json.loads(file["training/entry"][()]))
-    except (KeyError, TypeError, ValueError, OSError) as err:
+    except _DAMAGE as err:
         raise ValueError(
             f"{path}: not a sample of a data set, or damaged ({err}); remove it and build again"
         ) from err
@@ -380,7 +395,7 @@ def _read_k_space(path: Path, kpts: Sequence[int]) -> KSpace:
             eps, nlow = group["eps"][()], group["nlow"][()]
             coefficients = np.stack([group["coefficients"][:, k] for k in some], axis=1)
             return KSpace(group["kpts"][()][some], eps[:, some], coefficients, nlow[:, some])
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as err:
+    except _DAMAGE as err:
         raise ValueError(f"{path}: the eigenvectors cannot be read: {err}") from err
 
 

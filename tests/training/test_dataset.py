@@ -316,6 +316,32 @@ def test_a_damaged_sample_is_named_when_it_is_read(tmp_path):
         Dataset(dataset.path)
 
 
+def test_damage_anywhere_in_a_sample_is_told_or_harmless(tmp_path):
+    dataset = built(tmp_path, source("GaAs"))
+    whole, path = dataset[0], dataset.file(0)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(100):
+        damaged, place = bytearray(content), rng.integers(len(content) - 8)
+        damaged[place : place + 8] = rng.bytes(8)
+        path.write_bytes(damaged)
+        try:
+            sample = dataset[0]
+        except ValueError as err:
+            assert "GaAs.h5" in str(err)
+            told += 1
+            continue
+        for name in ("overlap", "h0", "hamiltonian"):
+            expected = getattr(whole.data, name).data
+            np.testing.assert_array_equal(getattr(sample.data, name).data, expected)
+        for name in ("eps", "coefficients"):
+            np.testing.assert_array_equal(
+                getattr(sample.k_space, name), getattr(whole.k_space, name)
+            )
+    assert told > 50
+
+
 def test_a_sample_of_another_basis_that_was_copied_in_is_named(tmp_path):
     dataset = built(tmp_path / "1", source("GaAs"))
     data = random_lcao(1, "Ga", spin="spinor")
