@@ -18,7 +18,7 @@ setup: $(VENV)/test.stamp
 
 demo: $(VENV)/demo.stamp
 	@mkdir -p demo
-	@cd demo && ../$(BIN)/python ../examples/01_bands.py && ../$(BIN)/python ../examples/02_optics.py
+	@cd demo && ../$(BIN)/python ../examples/01_bands.py && ../$(BIN)/python ../examples/02_optics.py && ../$(BIN)/python ../examples/04_native_h0.py
 
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet

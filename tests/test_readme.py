@@ -34,12 +34,16 @@ def test_python_in_readme_runs(workplace):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-def test_commands_in_readme_run(workplace):
+def test_commands_in_readme_run(workplace, monkeypatch):
     lines = [line[2:] for line in "".join(blocks("console")).splitlines() if line.startswith("$ ")]
-    commands = [line for line in lines if line.startswith("nextham ")]
-    assert commands
-    for line in commands:
+    assert any(line.startswith("nextham ") for line in lines)
+    for line in lines:
         words = shlex.split(line, comments=True)
+        if words[0] == "export":
+            for name, value in (word.split("=") for word in words[1:]):
+                monkeypatch.setenv(name, value)
+            continue
+        assert words[0] == "nextham"
         run = subprocess.run(
             [sys.executable, "-m", "ase_nextham.cli", *words[1:]], capture_output=True, text=True
         )

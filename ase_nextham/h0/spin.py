@@ -25,6 +25,9 @@ when the input has no moments, sqrt(3) mu_B along z for nspin 4 and 1 mu_B for n
 NO_MOMENT = 1e-5
 """mu_B; ABACUS takes atoms whose moments are all below this for atoms without given moments."""
 
+WORTH_SAYING = 1e-3
+"""mu_B; smaller moments are what inputs of ABACUS have so that it does not set its own."""
+
 _ABACUS39_AUTO = {1: 0.0, 2: 1.0, 4: 3.0**0.5}
 
 
@@ -126,7 +129,7 @@ def spin_treatment(
             "nspin=2 with moments='initial' needs atoms with initial magnetic moments, and "
             "these have none: set them, or use nspin=1"
         )
-    elif magnetic:
+    elif np.abs(given).max() > WORTH_SAYING:
         warnings.warn(
             f"the atoms have initial magnetic moments of up to {np.abs(given).max():.3g} mu_B "
             f"that moments={moments!r} ignores; moments='initial' starts with them",

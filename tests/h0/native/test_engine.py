@@ -7,9 +7,10 @@ import pytest
 from ase import Atoms
 from ase.calculators.calculator import CalculatorSetupError
 
-from ase_nextham import NextHAMCalculator, testing
+from ase_nextham import NextHAMCalculator, hdf5, testing
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.native import engine
+from ase_nextham.h0.native.engine import NativeH0
 from ase_nextham.matrix import AtomPairs
 from ase_nextham.units import RYDBERG
 
@@ -297,3 +298,18 @@ def test_large_cells_say_what_they_need(native, radical, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         native(terms=["kinetic"]).compute(radical)
     assert "H(0) of 2 atoms" in caplog.text
+
+
+def test_gaas_with_spin_orbit_coupling_is_that_of_abacus(root):
+    """Recorded by ABACUS 3.9.0 (examples/data/README.md): f orbitals, core correction, SOC."""
+    folder = root / "examples" / "data"
+    stored = hdf5.read(folder / "GaAs_soc.h5")
+    found = NativeH0(folder / "pseudo", folder / "orbital", threads=1).compute(stored.atoms)
+    error = 1e3 * np.abs((found.h0 - stored.h0).data)
+    assert error.max() < 0.05  # meV; most of it from 2e-5 mu_B that the stored one has
+    assert error.mean() < 1e-4
+    assert np.abs((found.overlap - stored.overlap).data).max() < 1e-8
+    for a, b in zip(found.position, stored.position, strict=True):
+        assert np.abs((a - b).data).max() < 1e-5  # Angstrom
+    assert found.basis.fingerprint == stored.basis.fingerprint
+    assert found.nelectrons == stored.nelectrons
