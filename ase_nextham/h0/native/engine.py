@@ -13,7 +13,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
@@ -31,8 +33,11 @@ from ase_nextham.h0.native.projectors import Projectors, projectors
 from ase_nextham.h0.native.tables import SpeciesTables
 from ase_nextham.h0.spin import Spin, check_spin_options, spin_treatment
 from ase_nextham.h0.stru import wrapped
-from ase_nextham.matrix import LCAOMatrix
+from ase_nextham.matrix import AtomPairs, LCAOMatrix
 from ase_nextham.units import BOHR, RYDBERG
+
+if TYPE_CHECKING:
+    from ase_nextham.h0.native.localpart import LocalPart
 
 TERMS = ("kinetic", "nonlocal", "local")
 """The parts of H(0); the local one is pseudopotential, Hartree, and exchange and correlation."""
@@ -161,6 +166,64 @@ class NativeH0:
             If a pseudopotential or an orbital is missing, ambiguous, damaged or does not fit, the
             structure has no cell, or the result does not fit into memory.
         """
+        elements = self._elements(atoms)
+        spin = spin_treatment(atoms, _has_so(elements), self.nspin, self.spin_orbit, self.moments)
+        work = self._structure(atoms, elements, spin)
+        self._check_memory(work, spin)
+        return self._compute(atoms, work, spin)
+
+    def local_part(self, atoms: Atoms) -> LocalPart:
+        """The part of H(0) that changes of the density and of the potential change.
+
+        Raises
+        ------
+        CalculatorSetupError
+            As :meth:`compute`, and for initial magnetic moments that are not ignored.
+        """
+        from ase_nextham.h0.native.localpart import LocalPart
+
+        elements = self._elements(atoms)
+        spin = spin_treatment(atoms, _has_so(elements), self.nspin, self.spin_orbit, self.moments)
+        if spin.magmoms.any():
+            raise CalculatorSetupError(
+                "there are initial magnetic moments; changes of the density and of the potential "
+                "have no spin here: use moments='zero'"
+            )
+        work = self._structure(atoms, elements, spin)
+        pairs, direct = work.layout.pairs, work.layout.direct
+        return LocalPart(
+            symbols=tuple(atoms.get_chemical_symbols()),
+            cell=work.cell,
+            tau=work.tau,
+            kinds=work.kinds,
+            elements=tuple(work.elements),
+            basis=work.basis(),
+            pairs=AtomPairs(pairs.i[direct], pairs.j[direct], pairs.R[direct]),
+            nspin=spin.nspin,
+            ecutwfc=self.ecutwfc,
+            threads=self._nthreads(),
+            integrate=partial(self._integral, work),
+        )
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _structure(self, atoms: Atoms, elements: Mapping[str, Element], spin: Spin) -> _Structure:
+        """The structure in the engine's terms."""
+        if spin.noncollinear:
+            raise CalculatorSetupError(
+                "the initial magnetic moments are vectors; this engine has moments along z only: "
+                "give numbers, or use h0='abacus'"
+            )
+        for symbol, element in elements.items():
+            _check_functional(symbol, element)
+        try:
+            kb = [projectors(one.pseudopotential, spin.spin_orbit) for one in elements.values()]
+        except ValueError as error:
+            raise CalculatorSetupError(str(error)) from error
+        return _Structure.of(atoms, list(elements), list(elements.values()), kb)
+
+    def _elements(self, atoms: Atoms) -> dict[str, Element]:
+        """What is known of each element, after checks of the structure."""
         if not len(atoms):
             raise ValueError("there are no atoms")
         if atoms.cell.rank < 3 or atoms.cell.volume < 1e-9:
@@ -169,39 +232,17 @@ class NativeH0:
                 "vacuum, for example with atoms.center(vacuum=8)"
             )
         symbols = list(dict.fromkeys(atoms.get_chemical_symbols()))
-        elements = self._elements(symbols)
-        has_so = {
-            symbol: element.pseudopotential.header.has_so
-            for symbol, element in zip(symbols, elements, strict=True)
-        }
-        spin = spin_treatment(atoms, has_so, self.nspin, self.spin_orbit, self.moments)
-        if spin.noncollinear:
-            raise CalculatorSetupError(
-                "the initial magnetic moments are vectors; this engine has moments along z only: "
-                "give numbers, or use h0='abacus'"
-            )
-        for symbol, element in zip(symbols, elements, strict=True):
-            _check_functional(symbol, element)
-        try:
-            kb = [projectors(element.pseudopotential, spin.spin_orbit) for element in elements]
-        except ValueError as error:
-            raise CalculatorSetupError(str(error)) from error
-        work = _Structure.of(atoms, symbols, elements, kb)
-        self._check_memory(work, spin)
-        return self._compute(atoms, work, spin)
-
-    # --- inside --------------------------------------------------------------------------------
-
-    def _elements(self, symbols: Sequence[str]) -> list[Element]:
         pseudo = find_files(
             symbols, self.pseudopotentials, self.pseudo_dir, "pseudopotential", ".upf"
         )
         orbital = find_files(symbols, self.orbitals, self.orbital_dir, "orbital", ".orb")
         try:
-            return [
-                load_element(symbol, pseudo[symbol], orbital[symbol], self.ecutwfc, self.cache)
+            return {
+                symbol: load_element(
+                    symbol, pseudo[symbol], orbital[symbol], self.ecutwfc, self.cache
+                )
                 for symbol in symbols
-            ]
+            }
         except (OSError, ValueError) as error:
             raise CalculatorSetupError(str(error)) from error
 
@@ -329,7 +370,10 @@ class NativeH0:
             raise CalculatorSetupError(str(error)) from error
 
     def _nthreads(self) -> int:
-        return len(os.sched_getaffinity(0)) if self.threads is None else self.threads
+        if self.threads is not None:
+            return self.threads
+        # only Linux tells how many processors this process may use
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     def _shows_progress(self, work: _Structure) -> bool:
         if self.progress is None:
@@ -418,6 +462,10 @@ class _Structure:
         matrices += float(blocks.offsets[-1]) * (64 if spin.nspin == 4 else 8 * polarised)
         points = abs(np.linalg.det(self.cell)) * (4 * ecut) ** 1.5 / np.pi**3 * 1.2
         return matrices + 8 * direct * (1 + polarised) + 100 * points * polarised
+
+
+def _has_so(elements: Mapping[str, Element]) -> dict[str, bool]:
+    return {symbol: one.pseudopotential.header.has_so for symbol, one in elements.items()}
 
 
 def _check_functional(symbol: str, element: Element) -> None:
