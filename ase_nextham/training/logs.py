@@ -88,8 +88,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, steps: int, total: int, progress: bool, tensorboard: bool):
-        self._steps = Table(folder / STEPS, STEP_COLUMNS, steps)
-        self._validations = Table(folder / VALIDATIONS, VALIDATION_COLUMNS, steps)
         self._writer = self._bar = None
         if tensorboard:
             try:
@@ -99,6 +97,8 @@ class Log:
                     "[run] tensorboard = true needs TensorBoard: pip install tensorboard"
                 ) from err
             self._writer = SummaryWriter(folder / "tensorboard", purge_step=steps)
+        self._steps = Table(folder / STEPS, STEP_COLUMNS, steps)
+        self._validations = Table(folder / VALIDATIONS, VALIDATION_COLUMNS, steps)
         if progress:
             from tqdm import tqdm
 

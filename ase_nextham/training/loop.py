@@ -306,8 +306,8 @@ class Trainer:
         message = f"step {self.step + 1}: {what} is not finite; the weights were left as they are"
         if self._bad > self.config.optimiser.nonfinite:
             raise FloatingPointError(
-                f"{message}, for the {self._bad}th time in a row; use a smaller learning_rate or "
-                "clip, or look at these samples"
+                f"{message}; so it was in this step and {self._bad - 1} before it; use a smaller "
+                "learning_rate or clip, or look at these samples"
             )
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 

@@ -18,7 +18,7 @@ from ase_nextham.training.example import Example
 from ase_nextham.training.loss import error
 from ase_nextham.training.objective import Objective, shell_traces, shells_of
 
-FLOOR = 1e-4
+FLOOR = 1e-6
 """Smallest scale in eV; for channels that vanish in all labels."""
 
 
