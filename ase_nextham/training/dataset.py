@@ -86,6 +86,9 @@ class Entry:
     mu: float
     fermi_level: float | None
 
+    def __repr__(self):
+        return f"Entry({self.name!r}, {self.atoms.get_chemical_formula('metal')}, {self.spin})"
+
     @property
     def formula(self) -> str:
         """The composition, reduced: ``"GaAs"`` for Ga4As4."""
@@ -156,6 +159,9 @@ class Sample:
     entry: Entry
     data: LCAOData
     k_space: KSpace | None
+
+    def __repr__(self):
+        return f"Sample({self.entry.name!r}, {self.data!r}, {self.k_space!r})"
 
 
 class Dataset(Sequence):

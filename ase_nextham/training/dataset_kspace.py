@@ -45,6 +45,9 @@ class KSpace:
     coefficients: ndarray
     nlow: ndarray
 
+    def __repr__(self):
+        return f"KSpace({len(self.kpts)} k-points, {self.eps.shape[-1]} bands)"
+
 
 def random_kpts(number: int, name: str) -> ndarray:
     """k-points that fill the Brillouin zone evenly, whatever their number.

@@ -149,6 +149,14 @@ def test_k_points_are_even_in_the_zone_and_depend_on_the_name_alone():
     assert counts.max() <= 12
 
 
+def test_samples_are_shown_in_one_line(tmp_path):
+    dataset = built(tmp_path, source("GaAs"))
+    assert repr(dataset).endswith("1 samples)")
+    assert repr(dataset.entries[0]) == "Entry('GaAs', GaAs, unpolarised)"
+    assert repr(dataset[0]).startswith("Sample('GaAs', LCAOData(GaAs")
+    assert repr(dataset[0]).endswith("KSpace(2 k-points, 33 bands))")
+
+
 def test_every_sample_is_a_native_file(tmp_path):
     dataset = built(tmp_path, source("GaAs"))
     data = hdf5.read(dataset.file(0))
