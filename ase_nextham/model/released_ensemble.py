@@ -1,9 +1,12 @@
 """The published networks as a model: four of them, each for one window of distances.
 
 They see all pairs of atoms within 8 Angstrom, take all of a spinor H(0), and correct the real part
-that both spins share, up to 6 Angstrom. What they give is not Hermitian, and does not turn with the
-crystal where it is assembled (:func:`.released_layout.correction_of_vector`); the Hermitian part is
-taken here, and how much that changes is told.
+that both spins share, up to 6 Angstrom.
+
+The published programs add the real part of the up-up block to both spins
+(:func:`.released_layout.correction_of_vector`). That has a moment along z in it, so that it does
+not turn with the crystal, and it is not Hermitian. Here the mean of up-up and down-down is taken,
+which does turn with it, and its Hermitian part; how much that changes is told.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from ase_nextham.data import LCAOData
 from ase_nextham.model.graph import Graph
 from ase_nextham.model.released import WINDOWS, ReleasedNetwork
-from ase_nextham.model.released_layout import SHELLS, correction_of_vector, vector_of_blocks
+from ase_nextham.model.released_layout import SHELLS, blocks_of_vector, vector_of_blocks
 from ase_nextham.units import RYDBERG
 
 CUTOFF = 8.0
@@ -44,8 +47,8 @@ class ReleasedEnsemble(nn.Module):
     experts
         One network for each of :data:`.released.WINDOWS`.
     asymmetry
-        Of the last correction, in eV: the largest element of its anti-Hermitian part, which is
-        left out. None before there is one.
+        Of the last correction: the largest difference of an element from what the published
+        programs would have, in eV. None before there is one.
     """
 
     part = "scalar"
@@ -71,37 +74,44 @@ class ReleasedEnsemble(nn.Module):
         portion
             Number of pairs that are worked on at once; None: all.
         """
-        raw = self.raw(graph, portion)
-        elements = graph.corrects.hermitian(raw)
-        self.asymmetry = float((raw - elements).abs().max()) if len(raw) else 0.0
+        published, scalar = self.assembled(graph, portion)
+        elements = graph.corrects.hermitian(scalar)
+        self.asymmetry = float((published - elements).abs().max()) if len(elements) else 0.0
         _log.info(
-            "the published network's correction is Hermitian to %.1f meV; its Hermitian part is "
-            "taken",
-            2e3 * self.asymmetry,
+            "the published networks' correction is symmetrised: made Hermitian and free of a "
+            "moment along z, which changes its elements by up to %.1f meV",
+            1e3 * self.asymmetry,
         )
         return elements
 
-    def raw(self, graph: Graph, portion: int | None = None) -> Tensor:
-        """What the networks give, as the published programs assemble it, in eV."""
+    def assembled(self, graph: Graph, portion: int | None = None) -> tuple[Tensor, Tensor]:
+        """Elements of the correction in eV: as the published programs have it, and its scalar part.
+
+        The first is the real part of the up-up blocks, the second its mean with that of the
+        down-down blocks. Neither is Hermitian.
+        """
         unit = ENERGY_UNITS[self.version] / RYDBERG
         dtype = next(self.parameters()).dtype
         pairs = torch.arange(len(graph), device=graph.distance.device)
-        portion = len(pairs) if portion is None else portion
+        portion = max(1, len(pairs) if portion is None else portion)
         vectors = torch.cat(
             [
                 vector_of_blocks(unit * graph.reads.blocks(graph.h0, some)).to(dtype)
-                for some in pairs.split(max(1, portion))
+                for some in pairs.split(portion)
             ]
         )
-        elements = graph.corrects.zeros(vectors.new_zeros(()))
+        published, scalar = (graph.corrects.zeros(vectors.new_zeros(())) for _ in range(2))
         for expert in self.experts:
-            expert.chunk = max(1, min(portion, 256))
+            expert.chunk = min(portion, 256)
             ham, _ = expert(vectors, graph.vectors, graph.i, graph.j)
             begin, end = expert.window
             inside = torch.nonzero((graph.distance >= begin) & (graph.distance < end)).flatten()
-            for some in inside.split(max(1, portion)):
-                graph.corrects.put(elements, some, correction_of_vector(ham[some]) / unit)
-        return elements[..., :-1]
+            for some in inside.split(portion):
+                blocks = blocks_of_vector(ham[some]).real / unit
+                up, down = blocks[:, ::2, ::2], blocks[:, 1::2, 1::2]
+                graph.corrects.put(published, some, up)
+                graph.corrects.put(scalar, some, (up + down) / 2)
+        return published[..., :-1], scalar[..., :-1]
 
 
 __all__ = ["CUTOFF", "ENERGY_UNITS", "ReleasedEnsemble"]
