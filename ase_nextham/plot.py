@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.dft.kpoints import BandPath
 from ase.spectrum.band_structure import BandStructure
 from numpy import ndarray
 
@@ -26,7 +27,7 @@ DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 
 _RESOLUTION = 200  # dots per inch
 _FONT = 10
-_LEGEND_WIDTH = 0.85  # of the figure, about the width of the axes
+_LEGEND_WIDTH = 0.85  # of the figure, about the width of all axes in a row
 _TOUCHING = 1e-6  # eV
 
 
@@ -53,16 +54,11 @@ def plot_bands(
     """
     if not bands:
         raise ValueError("there are no bands to plot")
-    path = bands[0][0].path
-    for structure, label in bands[1:]:
-        if structure.path.kpts.shape != path.kpts.shape or not np.allclose(
-            structure.path.kpts, path.kpts, atol=1e-6
-        ):
-            raise ValueError(f"{label!r} is on another path of k-points than {bands[0][1]!r}")
+    path = _check_same_path(bands)
     edges = [_edges(structure) for structure, _ in bands]
     from_valence = all(edge is not None for edge in edges)
 
-    figure, ax = _figure(5.6, 4.2)
+    figure, ax = blank_figure(5.6, 4.2)
     x, ticks, labels = path.get_linear_kpoint_axis()
     for number, ((structure, label), edge) in enumerate(zip(bands, edges, strict=True)):
         zero = edge[0] if from_valence else structure.reference
@@ -80,7 +76,62 @@ def plot_bands(
     ax.set_ylim(emin, emax)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     ax.set_ylabel(f"$E - E_\\mathrm{{{'VBM' if from_valence else 'F'}}}$ (eV)")
-    _legend_above(ax)
+    legend_above(ax)
+    return figure
+
+
+def plot_bands_beside(
+    reference: tuple[BandStructure, str],
+    others: Sequence[tuple[BandStructure, str]],
+    *,
+    emin: float = -10.0,
+    emax: float = 5.0,
+) -> Figure:
+    """One band structure against several others, each in its own panel.
+
+    The zero of energy is the ``reference`` of each band structure. Give the others one that brings
+    them to the scale on which they are to be compared.
+
+    Parameters
+    ----------
+    reference
+        A band structure and its name: the solid line of all panels.
+    others
+        Those that it is compared with, dashed.
+    emin, emax
+        Range in eV.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to compare with, or the paths differ.
+    """
+    if not others:
+        raise ValueError("there are no bands to compare with")
+    _check_same_path([reference, *others])
+    figure, axes = blank_figure(0.8 + 3.6 * len(others), 4.4, columns=len(others))
+    x, ticks, labels = reference[0].path.get_linear_kpoint_axis()
+    styles = [{"color": COLOURS[0], "linestyle": "-", "linewidth": 1.2, "zorder": 3}]
+    styles += [
+        {"color": colour, "linestyle": DASHES[1], "linewidth": 1.5, "zorder": 4}
+        for colour in COLOURS[1:]
+    ]
+    for number, other in enumerate(others, start=1):
+        ax = np.atleast_1d(axes)[number - 1]
+        for (structure, label), style in (
+            (reference, styles[0]),
+            (other, styles[1 + (number - 1) % len(COLOURS[1:])]),
+        ):
+            for spin, eps in enumerate(structure.energies - structure.reference):
+                lines = ax.plot(*_broken(x, eps), **style, alpha=1 - 0.45 * spin)
+                lines[0].set_label("_" if spin else label)
+        _axis_of_path(ax, ticks, labels)
+        ax.set_xlim(x[0], x[-1])
+        ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+        legend_above(ax)
+    first = np.atleast_1d(axes)[0]
+    first.set_ylim(emin, emax)
+    first.set_ylabel(r"$E - E_\mathrm{F}$ (eV)")
     return figure
 
 
@@ -105,7 +156,7 @@ def plot_dos(
         In eV, becomes the zero of energy.
     """
     energies = np.asarray(energies, float)
-    figure, ax = _figure(5.6, 3.6)
+    figure, ax = blank_figure(5.6, 3.6)
     signs = (1, -1)
     for spin, (sign, values) in enumerate(zip(signs, np.atleast_2d(dos), strict=False)):
         ax.fill_between(energies - fermi_level, sign * values, color="0.88", linewidth=0, zorder=1)
@@ -137,7 +188,7 @@ def plot_dos(
     ax.set_xlabel(r"$E - E_\mathrm{F}$ (eV)")
     ax.set_ylabel("Density of states (1/eV)")
     if parts:
-        _legend_above(ax)
+        legend_above(ax)
     return figure
 
 
@@ -158,7 +209,7 @@ def plot_optical_conductivity(
     """
     omega = np.asarray(omega, float)
     several = [(sigma, "")] if isinstance(sigma, np.ndarray) else list(sigma)
-    figure, (upper, lower) = _figure(5.6, 5.0, rows=2)
+    figure, (upper, lower) = blank_figure(5.6, 5.0, rows=2)
     scale, unit = _scale(max(np.abs(tensor).max() for tensor, _ in several))
     number = 0
     for tensor, name in several:
@@ -178,27 +229,42 @@ def plot_optical_conductivity(
         ax.set_ylabel(rf"{part} $\sigma$ ({unit})")
     upper.tick_params(labelbottom=False)
     lower.set_xlabel(r"Photon energy $\hbar\omega$ (eV)")
-    _legend_above(upper)
+    legend_above(upper)
     return figure
 
 
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Axes | ndarray]:
-    """A figure of ``width`` times ``height`` inches that knows nothing of pyplot."""
+def blank_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, Axes | ndarray]:
+    """A figure that knows nothing of pyplot, and its axes.
+
+    Parameters
+    ----------
+    width, height
+        In inches.
+    rows, columns
+        Number of axes below and beside each other: rows share their x axis, columns their y axis.
+
+    Returns
+    -------
+    (Figure, Axes or ndarray)
+        One of them itself, several as an array.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_RESOLUTION, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    axes = figure.subplots(rows, columns, sharex="col", sharey="row", squeeze=False).ravel()
     for ax in axes:
         ax.tick_params(direction="in", top=True, right=True, labelsize=_FONT)
         ax.xaxis.label.set_size(_FONT + 1)
         ax.yaxis.label.set_size(_FONT + 1)
-    return figure, axes[0] if rows == 1 else axes
+    return figure, axes[0] if len(axes) == 1 else axes
 
 
-def _legend_above(ax: Axes) -> None:
-    """Above the axes, where it hides no line, in as many columns as fit."""
+def legend_above(ax: Axes) -> None:
+    """A legend above the axes, where it hides no line, in as many columns as fit."""
     figure = ax.figure
     for ncols in range(len(ax.get_legend_handles_labels()[1]), 0, -1):
         legend = ax.legend(
@@ -211,8 +277,18 @@ def _legend_above(ax: Axes) -> None:
             columnspacing=1.4,
         )
         width = legend.get_window_extent(figure.canvas.get_renderer()).width
-        if width < _LEGEND_WIDTH * figure.bbox.width:
+        if width < _LEGEND_WIDTH * figure.bbox.width / ax.get_gridspec().ncols:
             break
+
+
+def _check_same_path(bands: Sequence[tuple[BandStructure, str]]) -> BandPath:
+    path = bands[0][0].path
+    for structure, label in bands[1:]:
+        if structure.path.kpts.shape != path.kpts.shape or not np.allclose(
+            structure.path.kpts, path.kpts, atol=1e-6
+        ):
+            raise ValueError(f"{label!r} is on another path of k-points than {bands[0][1]!r}")
+    return path
 
 
 def _edges(structure: BandStructure) -> tuple[float, float] | None:
@@ -299,4 +375,13 @@ def _scale(largest: float) -> tuple[float, str]:
     return 10.0**exponent, f"$10^{{{exponent}}}$ S/m" if exponent else "S/m"
 
 
-__all__ = ["COLOURS", "DASHES", "plot_bands", "plot_dos", "plot_optical_conductivity"]
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "blank_figure",
+    "legend_above",
+    "plot_bands",
+    "plot_bands_beside",
+    "plot_dos",
+    "plot_optical_conductivity",
+]

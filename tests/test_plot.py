@@ -163,3 +163,23 @@ def test_long_legends_stay_inside_the_figure(nparts):
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
     assert box.y1 <= figure.bbox.height
+
+
+def test_bands_beside_each_other_are_drawn_from_their_references():
+    dft, model = two_bands(1.0), two_bands(1.5, shift=3.0)
+    figure = plot.plot_bands_beside((dft, "DFT"), [(two_bands(0.5), "H(0)"), (model, "model")])
+    left, right = figure.axes
+    for ax, other in ((left, "H(0)"), (right, "model")):
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["DFT", other]
+        assert np.nanmax(curves(ax)[0]) == pytest.approx(-0.5)
+        assert ax.lines[0].get_linestyle() == "-"
+        assert ax.lines[2].get_linestyle() != "-"
+    assert np.nanmax(curves(right)[2]) == pytest.approx(-0.75)
+    assert left.get_ylim() == right.get_ylim() == (-10, 5)
+
+
+def test_bands_beside_each_other_need_the_same_path_and_something_to_compare():
+    with pytest.raises(ValueError, match="no bands to compare"):
+        plot.plot_bands_beside((two_bands(1.0), "DFT"), [])
+    with pytest.raises(ValueError, match="'H\\(0\\)' is on another path"):
+        plot.plot_bands_beside((two_bands(1.0), "DFT"), [(two_bands(1.0, path="GX"), "H(0)")])
