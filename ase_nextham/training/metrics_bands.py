@@ -106,6 +106,12 @@ class BandErrors:
     by_energy: Mapping[str, Error]
     ghosts_by_energy: Mapping[str, int]
 
+    @property
+    def near_fermi_level(self) -> Error:
+        """Errors of the bands between the Fermi level - :data:`VALENCE` and + :data:`WINDOW`."""
+        _, *others = ENERGIES
+        return merged(self.by_energy[name] for name in others)
+
 
 @dataclass(frozen=True, eq=False)
 class MeshErrors(BandErrors):
@@ -119,10 +125,11 @@ class MeshErrors(BandErrors):
         Of the gap in eV: of one structure with its sign, of several the mean of its modulus.
         None where it is not known.
     at_kpts
-        Mean and largest error at each inequivalent k-point in eV, shape (2, nkpts); of several
-        structures one after another.
+        Mean and largest error at each inequivalent k-point in eV, shape (2, nkpts), of the bands
+        that are compared and are not below the Fermi level - :data:`VALENCE`: semicore states are
+        wrong for other reasons than what S does. Of several structures one after another.
     by_condition
-        Errors by the condition number of S(k), in decades: ``"1e2 - 1e3"``.
+        Errors of the same bands by the condition number of S(k), in decades: ``"1e2 - 1e3"``.
     """
 
     shift: tuple[float, float]
@@ -196,7 +203,8 @@ def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> Mes
     shift = valence_shift(eps, reference)
     errors = band_errors(eps + shift, reference.eps, reference.fermi_level, reference.multiplicity)
     difference = np.abs(eps + shift - reference.eps)
-    inside = reference.eps < reference.fermi_level + WINDOW
+    distance = reference.eps - reference.fermi_level
+    inside = (distance >= -VALENCE) & (distance < WINDOW) & ~np.isnan(difference)
     number = np.maximum(inside.sum(axis=(0, 2)), 1)
     mean = np.where(inside, difference, 0).sum(axis=(0, 2)) / number
     gap_error = None

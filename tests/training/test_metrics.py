@@ -356,11 +356,13 @@ def test_errors_stand_by_the_condition_number_of_the_overlap():
     values = np.linalg.eigvalsh(data.overlap.at_k(reference.kpts))
     assert_allclose(reference.condition, values[:, -1] / values[:, 0], rtol=1e-9)
     found = metrics_bands.mesh_errors(data.h0, data, reference)
-    same(metrics.merged(found.by_condition.values()), found.total)
-    assert found.at_kpts[1].max() == pytest.approx(found.total.largest)
-    number = (reference.eps < reference.fermi_level + 5).sum(axis=(0, 2))
+    above = found.near_fermi_level
+    same(metrics.merged(found.by_condition.values()), above)
+    assert found.at_kpts[1].max() == pytest.approx(above.largest)
+    distance = reference.eps - reference.fermi_level
+    number = ((distance >= -10) & (distance < 5)).sum(axis=(0, 2))
     weight = number * reference.multiplicity
-    assert found.at_kpts[0] @ weight / weight.sum() == pytest.approx(found.total.mean)
+    assert found.at_kpts[0] @ weight / weight.sum() == pytest.approx(above.mean)
 
 
 def test_the_gap_of_one_structure_has_a_sign_and_of_several_a_mean_error():
