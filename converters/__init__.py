@@ -4,14 +4,13 @@
 from one to another, :func:`convert_many` does so for many structures.
 """
 
-from .batch import Batch, convert_many
+from .batch import convert_many
 from .conversion import BandError, Converted, check_conversion, convert
 from .registry import FORMATS, guess_format, read, write
 
 __all__ = [
     "FORMATS",
     "BandError",
-    "Batch",
     "Converted",
     "check_conversion",
     "convert",

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
+from ase_nextham.tasks import Outcome, results
 
 from .conversion import convert
 from .registry import guess_format, writable
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What came of :func:`convert_many`, each by the name of its source.
-
-    Parameters
-    ----------
-    done
-        Converted now.
-    skipped
-        There already, from an earlier run.
-    failed
-        Why each that failed did.
-    remarks
-        Warnings, by source.
-    """
-
-    done: tuple[str, ...]
-    skipped: tuple[str, ...]
-    failed: Mapping[str, str]
-    remarks: Mapping[str, tuple[str, ...]]
 
 
 def convert_many(
@@ -47,7 +21,7 @@ def convert_many(
     jobs: int = 1,
     progress: bool = False,
     **options,
-) -> Batch:
+) -> Outcome:
     """Convert many structures into one folder, each to the name of its source.
 
     A source that is there already is skipped, so that an interrupted run goes on where it
@@ -67,14 +41,17 @@ def convert_many(
     options
         Other keywords of :func:`convert`.
 
+    Returns
+    -------
+    Outcome
+        By the names of the sources.
+
     Raises
     ------
     ValueError
         If there is no source, or two of them have the same name.
     """
     module = writable(target_format)
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, not {jobs}")
     ending = module.SUFFIXES[0] if module.SUFFIXES else ""
     target = Path(target)
     named: dict[str, Path] = {}
@@ -89,24 +66,22 @@ def convert_many(
             )
         named[name] = path
     target.mkdir(parents=True, exist_ok=True)
-    results = {name: target / f"{name}{ending}" for name in named}
-    skipped = tuple(name for name, path in results.items() if path.exists())
+    made = {name: target / f"{name}{ending}" for name in named}
+    skipped = tuple(name for name, path in made.items() if path.exists())
     tasks = {
-        name: (named[name], results[name], source_format, target_format, options)
+        name: (named[name], made[name], source_format, target_format, options)
         for name in named
         if name not in skipped
     }
     done, failed, remarks = [], {}, {}
-    with tqdm(total=len(tasks), unit="structure", disable=not progress) as bar:
-        for name, reason, said in _outcomes(tasks, jobs):
-            if reason is None:
-                done.append(name)
-            else:
-                failed[name] = reason
-            if said:
-                remarks[name] = said
-            bar.update()
-    return Batch(tuple(done), skipped, failed, remarks)
+    for result in results(_convert, tasks, jobs, progress):
+        if result.reason is None:
+            done.append(result.name)
+        else:
+            failed[result.name] = result.reason
+        if result.remarks:
+            remarks[result.name] = result.remarks
+    return Outcome(tuple(done), skipped, failed, remarks)
 
 
 def _expanded(sources: Sequence[str | os.PathLike], source_format: str | None) -> list[Path]:
@@ -130,32 +105,8 @@ def _known(path: Path) -> bool:
     return True
 
 
-def _outcomes(tasks: Mapping[str, tuple], jobs: int):
-    """(name, why it failed or None, warnings) of each task as it ends."""
-    if jobs == 1:
-        for name, task in tasks.items():
-            yield name, *_one(*task)
-        return
-    # a fresh interpreter each: a forked one would inherit locks of threads that are gone
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_one, *task): name for name, task in tasks.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], *future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _convert(source, target, source_format, target_format, options) -> None:
+    convert(source, target, source_format, target_format, **options)
 
 
-def _one(source, target, source_format, target_format, options) -> tuple[str | None, tuple]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            convert(source, target, source_format, target_format, **options)
-            reason = None
-        except (ValueError, TypeError, KeyError, OSError, ImportError, MemoryError) as err:
-            reason = f"{type(err).__name__}: {err}"
-    return reason, tuple(dict.fromkeys(str(warning.message) for warning in caught))
-
-
-__all__ = ["Batch", "convert_many"]
+__all__ = ["convert_many"]

@@ -14,6 +14,7 @@ import pytest
 FLOORS = {
     "units": 0,
     "files": 0,
+    "tasks": 0,
     "basis": 1,
     "inert_pickle": 1,
     "matrix": 1,
@@ -22,12 +23,15 @@ FLOORS = {
     "bands": 2,
     "optics": 2,
     "plot": 2,
+    "expansion": 2,
     "h0": 3,
     "model": 3,
     "calculator": 4,
+    "potential_head": 4,
     "description": 4,
     "training": 4,
     "cli": 5,
+    "cli_training": 5,
     "converters": 5,
     "testing": 5,
 }

@@ -23,7 +23,7 @@ from ase_nextham.training.dataset import (
 )
 from ase_nextham.training.dataset_prepare import prepare
 from ase_nextham.training.dataset_sources import Archive, Source
-from ase_nextham.training.tasks import EXPECTED, Outcome, results
+from ase_nextham.tasks import EXPECTED, Outcome, results
 
 SPINOR = "-spinor"
 """What the name of a sample ends with whose dH has no spin and whose H(0) has."""

@@ -24,7 +24,7 @@ from ase_nextham.h0.abacus import AbacusH0
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.spin import Spin
 from ase_nextham.training.dataset_prepare import prepare
-from ase_nextham.training.tasks import EXPECTED, Outcome, results
+from ase_nextham.tasks import EXPECTED, Outcome, results
 
 SELF_CONSISTENT: Mapping[str, Any] = {
     "scf_nmax": 100,
