@@ -20,6 +20,9 @@ from torch import Tensor
 NORMS = ("squared", "absolute")
 """How errors are summed: ``|z|^2``, or ``|Re z| + |Im z|``."""
 
+TRACE_FLOOR = 0.01
+"""Error of the traces, in units of their typical size, below which they lose weight."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -144,12 +147,14 @@ def combined(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
     Notes
     -----
     ``real ((1 - lambda_C) + lambda_C trace / NoGrad(trace))``: the traces take over a part of the
-    value of the first term, whatever their own scale.
+    value of the first term, whatever their own scale. Once they are right to
+    :data:`TRACE_FLOOR` of their typical size they count for less; otherwise their gradient, which
+    is that of a logarithm, would grow without limit and drown all others.
     """
     real = terms["real"]
     if "trace" in terms:
         trace = terms["trace"]
-        gamma = weights.trace * real.detach() / trace.detach().clamp(min=1e-30)
+        gamma = weights.trace * real.detach() / trace.detach().clamp(min=TRACE_FLOOR)
         real = (1 - weights.trace) * real + gamma * trace
     total = weights.real * real
     for name in ("low", "high", "coupling"):
