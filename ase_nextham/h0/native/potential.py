@@ -113,14 +113,11 @@ def local_potential(
     atoms = superposition(waves, tau, species_index, form_factors, moments)
     if atoms.magnetization is not None and nspin == 1:
         raise ValueError("there are magnetic moments, but nspin 1 has no spin; use nspin 2 or 4")
+    if atoms.magnetization is None:
+        v = potential_of_density(waves, atoms.density, atoms.electrostatic, rules)
+        return Potential(v[None], waves.cell)
     gradient = waves.gradient(atoms.density)
     v = waves.to_grid(atoms.density)
-    if atoms.magnetization is None:
-        unpolarised_potential(v.reshape(-1), gradient.reshape(3, -1), rules, threads)
-        waves.subtract_divergence(gradient, atoms.electrostatic)
-        del gradient
-        v += waves.to_grid(atoms.electrostatic)
-        return Potential(v[None], waves.cell)
     gradient_m = waves.gradient(atoms.magnetization)
     split = waves.to_grid(atoms.magnetization)
     collinear_potential(
@@ -138,6 +135,32 @@ def local_potential(
     waves.subtract_divergence(gradient_m, coefficients)
     split += waves.to_grid(coefficients)
     return Potential(np.stack([v + split, v - split]), waves.cell)
+
+
+def potential_of_density(
+    waves: PlaneWaves, density: ndarray, electrostatic: ndarray, rules: Rules
+) -> ndarray:
+    """Exchange and correlation of a density without spin, and an electrostatic potential.
+
+    Parameters
+    ----------
+    density
+        With the partial cores, plane-wave coefficients in Bohr^-3; overwritten.
+    electrostatic
+        Plane-wave coefficients in Ry; overwritten.
+
+    Returns
+    -------
+    ndarray
+        On the grid in Ry, shape (n1, n2, n3).
+    """
+    gradient = waves.gradient(density)
+    v = waves.to_grid(density)
+    unpolarised_potential(v.reshape(-1), gradient.reshape(3, -1), rules, waves.threads)
+    waves.subtract_divergence(gradient, electrostatic)
+    del gradient
+    v += waves.to_grid(electrostatic)
+    return v
 
 
 def superposition(

@@ -1,0 +1,124 @@
+"""Self-consistent densities: ABACUS's restart file, and a compact form of it for data sets.
+
+ABACUS leaves the density of every calculation, with all digits, in
+``OUT.*/ABACUS-CHARGE-DENSITY.restart``: Fortran records, each between two copies of its length.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from ase_nextham.units import BOHR
+
+RESTART = "ABACUS-CHARGE-DENSITY.restart"
+"""Name of ABACUS's file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """A density as a sum of plane waves, ``rho(r) = sum_m rho_m exp(i m.reciprocal.r)``.
+
+    Parameters
+    ----------
+    miller
+        Integers m, of G and of -G, shape (n, 3).
+    coefficients
+        In Bohr^-3, complex, shape (n,); of both spins together.
+    reciprocal
+        Directions and relative lengths of the reciprocal vectors, as rows: ABACUS's file does not
+        say in which unit they are.
+    """
+
+    miller: ndarray
+    coefficients: ndarray
+    reciprocal: ndarray
+
+    def nelectrons(self, cell: ndarray) -> float:
+        """Electrons in one cell with these vectors, in Angstrom.
+
+        Raises
+        ------
+        ValueError
+            If the density is of a cell of another shape.
+        """
+        product = self.reciprocal @ np.asarray(cell, float).T
+        error = np.abs(product / (np.trace(product) / 3) - np.eye(3)).max()
+        if not error < 1e-4:
+            raise ValueError(
+                "the density is of another cell: products of its reciprocal vectors and the "
+                f"structure's cell vectors deviate from a multiple of 1 by {error:.2g} of it"
+            )
+        average = self.coefficients[(self.miller == 0).all(axis=1)].sum().real
+        return float(average * abs(np.linalg.det(np.asarray(cell) / BOHR)))
+
+
+def read_density(path: str | os.PathLike) -> Density:
+    """Read a density.
+
+    Parameters
+    ----------
+    path
+        ABACUS's restart file, or an .npz file with ``miller`` (n, 3), ``rho_g`` (nspin, n) in
+        Bohr^-3 and ``reciprocal_vectors`` (3, 3), with the vectors as columns as in ABACUS's.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or incomplete, naming it.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                miller, rho = file["miller"].astype(int), file["rho_g"].astype(complex)
+                columns = file["reciprocal_vectors"]
+        except KeyError as error:
+            raise ValueError(f"{path} has no array {error}; it is not a density") from error
+    else:
+        miller, rho, columns = _read_restart(path)
+    n = len(miller)
+    if miller.shape != (n, 3) or rho.ndim != 2 or rho.shape[1] != n or columns.shape != (3, 3):
+        raise ValueError(
+            f"{path}: plane waves {miller.shape}, coefficients {rho.shape} and reciprocal vectors "
+            f"{columns.shape} do not fit together"
+        )
+    # with nspin 4 the density comes first and the magnetisation after it
+    total = rho[0] if len(rho) in (1, 4) else rho.sum(axis=0)
+    if not np.isfinite(total).all():
+        raise ValueError(f"{path}: some coefficients are not finite")
+    return Density(miller, total, columns.T)
+
+
+def _read_restart(path: Path) -> tuple[ndarray, ndarray, ndarray]:
+    content = path.read_bytes()
+    place = 0
+
+    def record(dtype: str, count: int, what: str) -> ndarray:
+        nonlocal place
+        size = np.dtype(dtype).itemsize * count
+        end = place + 4 + size + 4
+        if count < 0 or end > len(content):
+            raise ValueError(
+                f"{path}: {what} would end at byte {end}, but the file has {len(content)}; it is "
+                "incomplete or not a restart file of ABACUS"
+            )
+        values = np.frombuffer(content, dtype, count, place + 4)
+        place = end
+        return values
+
+    half, nwaves, nspin = record("<i4", 3, "the header")
+    if half:
+        raise ValueError(
+            f"{path} holds half of the plane waves (gamma_only_pw); run ABACUS without it"
+        )
+    if nwaves < 1 or nspin not in (1, 2, 4):
+        raise ValueError(f"{path}: {nwaves} plane waves and {nspin} spins are not a density's")
+    columns = record("<f8", 9, "reciprocal vectors").reshape(3, 3)
+    miller = record("<i4", 3 * int(nwaves), "the plane waves").reshape(-1, 3)
+    rho = [record("<c16", int(nwaves), f"the density {s + 1}") for s in range(nspin)]
+    return miller.astype(int), np.array(rho), columns

@@ -1,0 +1,89 @@
+"""From coefficients to dH, by one sum over the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy import ndarray
+
+from ase_nextham.expansion import Expansion, PlaneWaveSums, RadialFunctions, even_tempered
+from ase_nextham.h0.native.element import Element
+from ase_nextham.h0.native.localpart import LocalPart, squared_orbitals
+from ase_nextham.matrix import LCAOMatrix
+
+COUNTS = (8, 6, 6, 5, 4)
+"""Gaussians of l = 0 ... 4: at most 127 coefficients of an atom."""
+
+EXPONENTS = (0.2, 8.0)
+"""Smallest and largest exponent in Bohr^-2."""
+
+
+def standard_expansion(
+    kind: str,
+    elements: Iterable[tuple[str, Element]],
+    *,
+    counts: Sequence[int] = COUNTS,
+    exponents: tuple[float, float] = EXPONENTS,
+) -> Expansion:
+    """The same Gaussians for all elements, orthonormalised in the metric of the fit.
+
+    Parameters
+    ----------
+    kind
+        ``"density"``: the Coulomb metric. ``"potential"``: with the weight
+        ``sqrt(sum_i phi_i(r)^2)`` of the free atom's orbitals.
+    elements
+        Symbol and element, as :attr:`LocalPart.elements` has them.
+    counts, exponents
+        As of :func:`ase_nextham.expansion.even_tempered`.
+    """
+    ladder = even_tempered(counts, *exponents)
+    radial = {}
+    for symbol, element in elements:
+        if kind == "potential":
+            weight = np.sqrt(squared_orbitals(element))
+            radial[symbol] = RadialFunctions.weighted(ladder, element.mesh, weight)
+        else:
+            radial[symbol] = RadialFunctions.coulomb(ladder)
+    return Expansion(kind, radial)
+
+
+def plane_wave_sums(part: LocalPart, expansion: Expansion) -> PlaneWaveSums:
+    """The expansion on the plane waves of a structure, those of :attr:`LocalPart.vectors`."""
+    return PlaneWaveSums(expansion, part.symbols, part.tau, part.vectors, part.waves.volume)
+
+
+def change_of_potential(part: LocalPart, expansion: Expansion, coefficients: ndarray) -> ndarray:
+    """dV on the grid.
+
+    Parameters
+    ----------
+    part
+        Of the structure, from ``NativeH0.local_part``.
+    coefficients
+        As :class:`~ase_nextham.expansion.Expansion` orders them. Of a density, what is left of
+        the charge is taken off first.
+
+    Returns
+    -------
+    ndarray
+        In Ry, shape (n1, n2, n3). The average of an expanded potential is zero; that of one from
+        the density is what ABACUS's would be.
+    """
+    sums = plane_wave_sums(part, expansion)
+    if expansion.kind == "potential":
+        return part.to_grid(sums.plane_waves(coefficients))
+    coefficients = expansion.neutral(part.symbols, coefficients)
+    return part.potential(sums.plane_waves(coefficients)) - part.v0
+
+
+def dh_from_coefficients(
+    part: LocalPart, expansion: Expansion, coefficients: ndarray
+) -> LCAOMatrix:
+    """dH = H - H(0) in eV, with the spin of H(0), on the pairs whose orbitals overlap.
+
+    Parameters are those of :func:`change_of_potential`. From an expanded potential, dH is known
+    up to a multiple of S.
+    """
+    return part.matrix(change_of_potential(part, expansion, coefficients))

@@ -1,0 +1,209 @@
+"""Coefficients to learn from: fitted to a converged density, or to dH where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+from ase_nextham.expansion import Expansion, fit
+from ase_nextham.expansion.fit import RIDGE
+from ase_nextham.h0.density import Density
+from ase_nextham.h0.native.localpart import LocalPart
+from ase_nextham.matrix import LCAOMatrix
+from ase_nextham.potential_head.apply import (
+    change_of_potential,
+    dh_from_coefficients,
+    plane_wave_sums,
+)
+from ase_nextham.units import BOHR, RYDBERG
+
+_PORTION = 8
+"""Potentials that are integrated together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """Coefficients of one structure and how well they say what they were fitted to.
+
+    Parameters
+    ----------
+    coefficients
+        Shape (ncoefficients,).
+    residual
+        Norm of what is left over the norm of all of it, in the metric of the fit.
+    """
+
+    coefficients: ndarray
+    residual: float
+
+
+def fit_density(
+    part: LocalPart, expansion: Expansion, density: Density, *, ridge: float = RIDGE
+) -> Label:
+    """Coefficients from a converged density.
+
+    Parameters
+    ----------
+    density
+        Self-consistent, without partial cores, of the same structure.
+    ridge
+        As of :func:`ase_nextham.expansion.fit`.
+
+    Returns
+    -------
+    Label
+        Of kind ``"density"``, closest to the change of the density in the Coulomb metric, without
+        charge. Of kind ``"potential"``, closest to the change of the potential up to a constant,
+        with the weight :attr:`LocalPart.weight`.
+
+    Raises
+    ------
+    ValueError
+        If the density is of another cell, or holds other electrons than the neutral atoms.
+
+    Notes
+    -----
+    A potential is fitted in real space, which takes eight bytes for each coefficient and point of
+    the grid.
+    """
+    electrons = sum(part.elements[kind].form_factors.valence for kind in part.kinds)
+    held = density.nelectrons(part.cell * BOHR)
+    if abs(held - electrons) > 1e-3 * electrons:
+        raise ValueError(
+            f"the density holds {held:.4f} electrons in a cell, the neutral atoms "
+            f"{electrons:g}: it is of a charged or of another structure"
+        )
+    change = part.on_waves(density.miller, density.coefficients) - part.valence
+    if expansion.kind == "potential":
+        return _fit_potential(part, expansion, part.potential(change) - part.v0, ridge)
+    sums = plane_wave_sums(part, expansion)
+    weights = part.waves.volume * part.coulomb * part.multiplicity
+    coefficients = fit(
+        sums.gram(weights),
+        sums.transpose(weights * change),
+        ridge=ridge,
+        zero=expansion.charges(part.symbols),
+    )
+    left = change - sums.plane_waves(coefficients)
+    norms = [np.sum(weights * np.abs(one) ** 2) for one in (left, change)]
+    return Label(coefficients, _ratio(*norms))
+
+
+def _fit_potential(part: LocalPart, expansion: Expansion, target: ndarray, ridge: float) -> Label:
+    """Closest to a potential on the grid, up to a constant."""
+    sums = plane_wave_sums(part, expansion)
+    columns = _on_grid(part, sums.matrix())
+    volume = part.waves.volume / target.size
+    root = np.sqrt(part.weight.ravel() * volume)
+    target = target.ravel() * root
+    columns *= root
+    # what the constant can say is taken out of everything else
+    constant = root / np.linalg.norm(root)
+    target = target - constant * (constant @ target)
+    columns -= np.outer(columns @ constant, constant)
+    coefficients = fit(columns @ columns.T, columns @ target, ridge=ridge)
+    left = target - coefficients @ columns
+    return Label(coefficients, _ratio(left @ left, target @ target))
+
+
+def _on_grid(part: LocalPart, plane_waves: ndarray) -> ndarray:
+    return part.to_grid(plane_waves).reshape(len(plane_waves), -1)
+
+
+def fit_matrix(
+    part: LocalPart,
+    expansion: Expansion,
+    dh: LCAOMatrix,
+    overlap: LCAOMatrix,
+    *,
+    ridge: float = RIDGE,
+    steps: int = 3,
+) -> Label:
+    """Coefficients from dH alone, by least squares over its elements, up to a multiple of S.
+
+    Parameters
+    ----------
+    dh
+        H - H(0) in eV; of spinors the part without spin counts.
+    overlap
+        S of the same structure.
+    ridge
+        As of :func:`ase_nextham.expansion.fit`.
+    steps
+        Of Gauss and Newton, for a density: exchange and correlation are not linear in it. An
+        expanded potential takes one.
+
+    Returns
+    -------
+    Label
+        With the residual of dH.
+
+    Notes
+    -----
+    Needs the integral of one potential for each coefficient and step.
+    """
+    sums = plane_wave_sums(part, expansion)
+    s = _scalar_elements(part, overlap)
+    target = _without(_scalar_elements(part, dh), s)
+    charges = expansion.charges(part.symbols) if expansion.kind == "density" else None
+    waves = sums.matrix()
+    coefficients = np.zeros(sums.size)
+    for _ in range(steps if expansion.kind == "density" else 1):
+        model = _without(_elements(part, change_of_potential(part, expansion, coefficients)), s)
+        columns = np.empty((sums.size, len(target)))
+        for start in range(0, sums.size, _PORTION):
+            rows = slice(start, start + _PORTION)
+            if expansion.kind == "potential":
+                potentials = part.to_grid(waves[rows])
+            else:
+                base = sums.plane_waves(coefficients)
+                potentials = np.stack([_derivative(part, base, one) for one in waves[rows]])
+            columns[rows] = RYDBERG * part.integrate(potentials)
+        columns -= np.outer(columns @ s / (s @ s), s)
+        right = columns @ (target - model + coefficients @ columns)
+        coefficients = fit(columns @ columns.T, right, ridge=ridge, zero=charges)
+    found = dh_from_coefficients(part, expansion, coefficients)
+    left = _without(_scalar_elements(part, found), s) - target
+    return Label(coefficients, _ratio(left @ left, target @ target))
+
+
+def _derivative(part: LocalPart, base: ndarray, direction: ndarray) -> ndarray:
+    """How the potential changes with the density, by central differences, per unit."""
+    # the functions are normalised, so a thousandth is small against what they are to describe
+    step = 1e-3
+    return (part.potential(base + step * direction) - part.potential(base - step * direction)) / (
+        2 * step
+    )
+
+
+def _elements(part: LocalPart, potential: ndarray) -> ndarray:
+    return RYDBERG * part.integrate(potential[None])[0]
+
+
+def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:
+    """Elements of :attr:`LocalPart.pairs`, of spinors the mean of up-up and down-down."""
+    if matrix.spin == "collinear":
+        raise ValueError("dH of collinear spins has two potentials; one without spin is expected")
+    kept, _ = matrix.cut_to(part.pairs)
+    data = kept.on_pairs(part.pairs).data
+    if matrix.spin == "unpolarised":
+        return data.real
+    bare = LCAOMatrix(
+        matrix.basis, matrix.symbols, part.pairs, "unpolarised", np.zeros(data.size // 4)
+    )
+    result = np.empty(data.size // 4)
+    own = {(a, b): elements for a, b, _, elements in bare.block_groups()}
+    for a, b, _, elements in kept.on_pairs(part.pairs).block_groups():
+        values = data[elements]
+        result[own[a, b]] = (values[:, ::2, ::2] + values[:, 1::2, 1::2]).real / 2
+    return result
+
+
+def _without(values: ndarray, s: ndarray) -> ndarray:
+    return values - s * (s @ values / (s @ s))
+
+
+def _ratio(left: float, whole: float) -> float:
+    return float(np.sqrt(left / whole)) if whole > 0 else 0.0
