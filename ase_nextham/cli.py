@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 from ase.calculators.calculator import (
     BadConfiguration,
     CalculatorError,
@@ -23,8 +22,9 @@ from ase.calculators.calculator import (
 )
 
 from ase_nextham import __version__
+from ase_nextham.cli_training import add_commands, report
 from ase_nextham.data import LCAOData
-from ase_nextham.files import read_text, replacing
+from ase_nextham.files import replacing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,8 +78,9 @@ def _predict(options) -> None:
     from ase_nextham.calculator import NextHAMCalculator
     from ase_nextham.converters import write
     from ase_nextham.description import contents
+    from ase_nextham.structure_files import read_structure
 
-    atoms = _structure(options.structure)
+    atoms = read_structure(options.structure)
     calc = NextHAMCalculator(
         options.model,
         h0=options.h0,
@@ -196,7 +197,7 @@ def _convert_each(options, sources: Sequence[str], target: str, choices: Mapping
         raise ValueError("many structures at once need the format of the results: --to FORMAT")
     if options.check:
         raise ValueError("--check is for one structure: leave out --each")
-    batch = convert_many(
+    outcome = convert_many(
         sources,
         target,
         options.from_,
@@ -205,14 +206,7 @@ def _convert_each(options, sources: Sequence[str], target: str, choices: Mapping
         progress=sys.stderr.isatty(),
         **choices,
     )
-    for name, remarks in batch.remarks.items():
-        for remark in remarks:
-            print(f"nextham: {name}: {remark}", file=sys.stderr)
-    done, skipped, failed = len(batch.done), len(batch.skipped), len(batch.failed)
-    print(f"{target}: {done} converted, {skipped} there already, {failed} failed")
-    if failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in batch.failed.items())
-        raise ValueError(f"{failed} of {done + skipped + failed} structures failed:\n{reasons}")
+    report(outcome, target, "structures")
 
 
 def _import_checkpoint(options) -> None:
@@ -248,28 +242,6 @@ def _info(options) -> None:
 
 
 # --- what they share -----------------------------------------------------------------------------
-
-
-def _structure(path: str) -> Atoms:
-    """A structure from a native file, an ABACUS folder, STRU, or anything that ASE reads."""
-    from ase.io import read as read_atoms
-
-    from ase_nextham.converters import guess_format, read
-    from ase_nextham.h0.stru import read_stru
-
-    try:
-        known = guess_format(path)
-    except ValueError:
-        known = None
-    if known is not None:
-        return read(path).atoms
-    if {"LATTICE_CONSTANT", "ATOMIC_POSITIONS"} <= set(read_text(path).split()):
-        return read_stru(path).atoms
-    try:
-        return read_atoms(path)
-    except Exception as err:  # ASE's readers raise whatever their parsing stumbles over
-        reason = str(err) or type(err).__name__
-        raise ValueError(f"{path}: ASE cannot read a structure from it ({reason})") from err
 
 
 def _one_or_several(paths: Sequence[str]) -> str | list[str]:
@@ -428,6 +400,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     checkpoint.add_argument("-o", "--output", required=True, help="folder of the model")
     _add_species_arguments(checkpoint)
+
+    add_commands(commands)
 
     info = commands.add_parser("info", help="what a file, a folder or a model holds")
     info.set_defaults(run=_info)

@@ -33,6 +33,7 @@ FLOORS = {
     "cli": 5,
     "cli_training": 5,
     "converters": 5,
+    "structure_files": 5,
     "testing": 5,
 }
 """Every module or folder of the package may import from lower floors and from its own."""

@@ -74,7 +74,7 @@ def test_the_command_lists_what_failed(sources, tmp_path, capsys):
     command = ["convert", "--each", str(sources), str(tmp_path / "out"), "--to", "native"]
     assert main(command) == 1
     output = capsys.readouterr()
-    assert "2 converted, 0 there already, 1 failed" in output.out
+    assert "2 structures done, 0 there already, 1 failed" in output.out
     assert "  Ga: " in output.err
     assert main(command) == 1
-    assert "0 converted, 2 there already, 1 failed" in capsys.readouterr().out
+    assert "0 structures done, 2 there already, 1 failed" in capsys.readouterr().out
