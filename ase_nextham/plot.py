@@ -28,6 +28,7 @@ DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _RESOLUTION = 200  # dots per inch
 _FONT = 10
 _LEGEND_WIDTH = 0.85  # of the figure, about the width of all axes in a row
+_LETTER = 0.017  # width of a letter in widths of the narrowest axes
 _TOUCHING = 1e-6  # eV
 
 
@@ -337,10 +338,26 @@ def _axis_of_path(ax: Axes, ticks: ndarray, labels: Sequence[str]) -> None:
         else:
             positions.append(float(tick))
             names.append(name)
-    ax.set_xticks(positions, names)
+    ax.set_xticks(positions, _without_overlap(positions, names))
     ax.tick_params(axis="x", length=0)
     for position in positions[1:-1]:
         ax.axvline(position, color="0.8", linewidth=0.8, zorder=0)
+
+
+def _without_overlap(positions: Sequence[float], names: Sequence[str]) -> list[str]:
+    """Names of special points, empty where there is no room beside the one before.
+
+    Paths of slabs in tall cells have segments that are next to nothing.
+    """
+    shown = list(names)
+    last = 0
+    for k in range(1, len(names)):
+        letters = sum(1 + names[n].count("|") for n in (last, k))
+        if positions[k] - positions[last] < _LETTER * letters * positions[-1]:
+            shown[k] = ""
+        else:
+            last = k
+    return shown
 
 
 def _symmetry_label(label: str) -> str:

@@ -74,6 +74,15 @@ def test_special_points_are_labelled_and_lines_break_where_the_path_jumps():
     assert np.isnan(curves(ax)[0]).sum() == 1
 
 
+def test_special_points_that_nearly_coincide_are_not_written_over_each_other():
+    slab = bulk("Si", cubic=True).repeat((1, 1, 12))
+    path = slab.cell.bandpath("GXMGZ", npoints=200)
+    eps = np.zeros((1, len(path.kpts), 2)) + [-1, 1]
+    ax = plot.plot_bands([(BandStructure(path, eps, 0.0), "DFT")]).axes[0]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == [r"$\Gamma$", r"$\mathrm{X}$", r"$\mathrm{M}$", r"$\Gamma$", ""]
+
+
 def test_both_spins_are_drawn():
     up = two_bands(1.0)
     both = BandStructure(up.path, np.concatenate([up.energies, up.energies + 0.1]), 0.5)
