@@ -236,7 +236,7 @@ def errors_by_condition(report: Report) -> Figure:
             condition,
             1e3 * errors.mesh.at_kpts[1],
             ".",
-            markersize=3,
+            markersize=3 if len(condition) > 1000 else 6,
             markeredgewidth=0,
             alpha=0.5,
             color=COLOURS[name],

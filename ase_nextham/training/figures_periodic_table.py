@@ -65,10 +65,10 @@ def periodic_table(
             ax.text(middle, row + 0.47, symbol, ha="center", va="center", color=ink, fontsize=8)
             continue
         style = {"ha": "center", "va": "center", "color": ink}
-        ax.text(middle, row + 0.24, symbol, fontsize=9, fontweight="bold", **style)
         second = None if small is None else small.get(symbol)
-        height = 0.58 if second is None else 0.53
-        ax.text(middle, row + height, _number(value), fontsize=8, **style)
+        first, below = (0.30, 0.66) if second is None else (0.24, 0.53)
+        ax.text(middle, row + first, symbol, fontsize=9, fontweight="bold", **style)
+        ax.text(middle, row + below, _number(value), fontsize=8, **style)
         if second is not None:
             ax.text(middle, row + 0.79, _number(second), fontsize=6, **style)
     ax.set_xlim(0, 18)

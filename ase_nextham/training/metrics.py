@@ -36,7 +36,15 @@ DISTANCES = (
 KINDS = ("spin", "element", "pair", "shells", "distance")
 """By what errors are told apart, see :class:`MatrixErrors`."""
 
+_SPIN_PARTS = (
+    "scalar",
+    "vector",
+    "up",
+    "down",
+    *(f"{block} {part}" for block in ("uu", "ud", "du", "dd") for part in ("real", "imaginary")),
+)
 _ORDER: Mapping[str, Callable[[str], Any]] = {
+    "spin": _SPIN_PARTS.index,
     "shells": lambda name: ["spdfghi".index(l) for l in name.split("-")],
     "distance": DISTANCES.index,
 }
