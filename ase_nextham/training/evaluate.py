@@ -9,6 +9,7 @@ model must be better than, and H(0) + dH. Errors of matrix elements are those of
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def evaluate(
     dataset
         A data set or where it is.
     names
-        Samples to take; by default all.
+        Samples to take, in which ``*``, ``?`` and ``[...]`` are wildcards; by default all.
     split, part
         A file of :func:`~ase_nextham.training.dataset_split.write_split`, and the part of it to
         take instead.
@@ -75,7 +76,8 @@ def evaluate(
     FileNotFoundError
         If the data set, the model or the split is not there.
     ValueError
-        If there are no samples; names and a split are both given; the split has no such part; or
+        If there are no samples, or none with a name; names and a split are both given; the split
+        has no such part; or
         the model does not know an element or was trained with other orbitals than a sample, which
         is named.
     """
@@ -125,12 +127,17 @@ def chosen(
         return dataset.subset(parts[part])
     if names is None:
         return dataset
-    index = {name: k for k, name in enumerate(dataset.names)}
-    names = list(names)
-    missing = [name for name in names if name not in index]
-    if missing:
-        raise ValueError(f"{dataset.path}: there is no sample {missing[0]!r}")
-    return dataset.subset(index[name] for name in names)
+    found: dict[int, None] = {}
+    for pattern in names:
+        some = [
+            k
+            for k, name in enumerate(dataset.names)
+            if name == pattern or fnmatch.fnmatchcase(name, pattern)
+        ]
+        if not some:
+            raise ValueError(f"{dataset.path}: no sample is named like {pattern!r}")
+        found |= dict.fromkeys(some)
+    return dataset.subset(found)
 
 
 def loaded_model(
