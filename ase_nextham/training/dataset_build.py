@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ase_nextham.h0 import H0Backend
 from ase_nextham.h0.matching import NoMatch, match
+from ase_nextham.tasks import EXPECTED, Outcome, results
 from ase_nextham.training.dataset import (
     SAMPLES,
     Dataset,
@@ -23,7 +24,6 @@ from ase_nextham.training.dataset import (
 )
 from ase_nextham.training.dataset_prepare import prepare
 from ase_nextham.training.dataset_sources import Archive, Source
-from ase_nextham.tasks import EXPECTED, Outcome, results
 
 SPINOR = "-spinor"
 """What the name of a sample ends with whose dH has no spin and whose H(0) has."""

@@ -23,8 +23,8 @@ from ase_nextham.files import write_atomically
 from ase_nextham.h0.abacus import AbacusH0
 from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.spin import Spin
-from ase_nextham.training.dataset_prepare import prepare
 from ase_nextham.tasks import EXPECTED, Outcome, results
+from ase_nextham.training.dataset_prepare import prepare
 
 SELF_CONSISTENT: Mapping[str, Any] = {
     "scf_nmax": 100,
