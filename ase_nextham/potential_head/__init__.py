@@ -7,6 +7,8 @@ Hermiticity, the sparsity of S and all symmetries of dH hold by form.
 """
 
 from ase_nextham.potential_head.apply import (
+    COUNTS,
+    EXPONENTS,
     change_of_potential,
     dh_from_coefficients,
     plane_wave_sums,
@@ -15,6 +17,8 @@ from ase_nextham.potential_head.apply import (
 from ase_nextham.potential_head.labels import Label, fit_density, fit_matrix
 
 __all__ = [
+    "COUNTS",
+    "EXPONENTS",
     "Label",
     "change_of_potential",
     "dh_from_coefficients",
