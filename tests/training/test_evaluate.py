@@ -10,7 +10,7 @@ import pytest
 
 from ase_nextham.matrix import aligned
 from ase_nextham.testing import SHELLS, random_lcao
-from ase_nextham.training import metrics
+from ase_nextham.training import metrics, metrics_bands
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.dataset_build import build
 from ase_nextham.training.dataset_sources import Source
@@ -85,6 +85,8 @@ def test_the_error_without_mu_is_that_of_the_hamiltonian_as_it_was_computed(data
         assert one.errors[H0].matrix.plain.mean == pytest.approx(error.mean(), rel=1e-6)
         _, mu = aligned(data.h0, data.hamiltonian, data.overlap)
         assert one.errors[H0].matrix.mu == (pytest.approx(mu, abs=1e-9),) * 2
+        level = metrics_bands.reference(data, MESH["kpts"]).fermi_level
+        assert one.fermi_level == pytest.approx(level, abs=1e-6)
 
 
 def test_the_whole_is_the_mean_over_elements_not_over_structures(report):

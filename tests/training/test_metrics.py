@@ -304,11 +304,18 @@ def test_a_state_in_the_gap_is_a_ghost_although_the_right_one_is_above_the_windo
 
 
 def test_neither_semicore_states_nor_one_ghost_move_the_energy_zero():
-    reference = flat(-20, -3, -2, 2, filled=3)
+    reference = flat(-22, -21, -20, -3, -2, 2, filled=5)
     eps = reference.eps - 0.25
-    eps[..., 0] += 1.5
-    eps[0, 2, 1] -= 3.0
+    eps[..., :3] += 1.5
+    eps[0, 2, 3] -= 3.0
     assert metrics_bands.valence_shift(eps, reference) == pytest.approx(0.25)
+
+
+def test_a_k_point_has_as_much_say_in_the_energy_zero_as_it_stands_for():
+    reference = flat(-3, 2, filled=1)
+    eps = reference.eps.copy()
+    eps[0, 2:] -= 0.4  # five points of eight
+    assert metrics_bands.valence_shift(eps, reference) == pytest.approx(0.4)
 
 
 def test_semicore_states_say_the_energy_zero_where_there_is_no_other():
