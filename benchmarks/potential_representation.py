@@ -165,9 +165,9 @@ def main() -> None:
     for kind in arguments.kind:
         left, mean, largest = np.array([row[1:] for row in rows if row[0] == kind]).T
         print(
-            f"{kind}: median {np.median(left):.2f} %, worst {left.max():.2f} % of H(0)'s gauge MAE "
-            f"left; bands {np.median(mean):.2f} meV in the median, {largest.max():.1f} meV at worst; "
-            f"{len(left)} structures"
+            f"{kind}, {len(left)} structures: median {np.median(left):.2f} %, worst {left.max():.2f} "
+            f"% of H(0)'s gauge MAE left; bands: median {np.median(mean):.2f} meV, worst "
+            f"{largest.max():.1f} meV"
         )
 
 
