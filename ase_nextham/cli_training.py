@@ -19,6 +19,10 @@ def add_commands(commands) -> None:
     info.add_argument("dataset", metavar="SET")
     _add_perturb(actions)
     _add_label(actions)
+    train = commands.add_parser("train", help="a model from a data set; resumes")
+    train.set_defaults(run=_train)
+    train.add_argument("config", metavar="train.toml")
+    _add_evaluate(commands)
 
 
 def _add_build(actions) -> None:
@@ -73,6 +77,23 @@ def _add_label(actions) -> None:
     label.add_argument("--timeout", type=float, help="seconds for one run of ABACUS")
     _add_work(label)
     _add_files(label)
+
+
+def _add_evaluate(commands) -> None:
+    evaluate = commands.add_parser("evaluate", help="errors of a model, in matrices and bands")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("model", metavar="MODEL", help="folder of a model, or h0 for none")
+    evaluate.add_argument("dataset", metavar="SET")
+    chosen = evaluate.add_mutually_exclusive_group()
+    chosen.add_argument("--names", nargs="+", metavar="NAME", help="samples; * and ? stand for any")
+    chosen.add_argument("--split", metavar="FILE", help="a split of the set")
+    evaluate.add_argument("--part", default="validation", help="of the split (validation)")
+    evaluate.add_argument(
+        "--density", type=float, default=3.0, help="k-points per 1/Angstrom for bands (3)"
+    )
+    evaluate.add_argument("--device", default="cpu", help="of the network: cpu, cuda (cpu)")
+    evaluate.add_argument("-o", "--output", metavar="FILE", help="report to write, as JSON")
+    evaluate.add_argument("--figures", metavar="DIR", help="folder for pictures")
 
 
 def _add_work(command: argparse.ArgumentParser) -> None:
@@ -172,6 +193,50 @@ def _label(options) -> None:
         **timeout,
     )
     report(outcome, options.output, "structures")
+
+
+def _train(options) -> None:
+    from ase_nextham.training.config import TrainConfig
+    from ase_nextham.training.run import train
+
+    result = train(TrainConfig.read(options.config))
+    ended = "finished" if result.finished else "interrupted, goes on when started again"
+    print(f"{result.folder}: step {result.step} of {result.steps}, {ended}")
+    if result.best is not None:
+        best = result.best
+        print(
+            f"best validation: gauge MAE {1e3 * best.mae:.3g} meV, {100 * best.ratio:.3g} % of "
+            f"that of H(0)"
+        )
+    if result.model is not None:
+        print(f"{result.model}: model")
+
+
+def _evaluate(options) -> None:
+    from ase_nextham.training.dataset import Dataset
+    from ase_nextham.training.evaluate import evaluate
+
+    dataset = Dataset(options.dataset)
+    model = None if options.model == "h0" else options.model
+    found = evaluate(
+        model,
+        dataset,
+        names=options.names,
+        split=options.split,
+        part=options.part,
+        kpts=options.density,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    print(found)
+    if options.output:
+        found.write(options.output)
+        print(f"{options.output}: report")
+    if options.figures:
+        from ase_nextham.training.figures import write_figures
+
+        for path in write_figures(found, options.figures, dataset, model, device=options.device):
+            print(f"{path}: picture")
 
 
 def report(outcome: Outcome, target: str, what: str) -> None:

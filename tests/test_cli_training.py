@@ -62,3 +62,62 @@ def test_a_folder_without_structures_is_told(tmp_path, capsys):
     command = ["dataset", "label", str(tmp_path / "empty"), "-o", str(tmp_path / "out")]
     assert main(command) == 1
     assert "there are no structures in this folder" in capsys.readouterr().err
+
+
+CONFIG = """
+[data]
+path = "set"
+validation = ["SiH"]
+
+[model]
+windows = [0, 4]
+features = "4x0e+2x1o+2x2e"
+layers = 1
+heads = 2
+gaussians = 8
+invariants = 8
+
+[optimiser]
+epochs = 2
+warm_up = 1
+
+[run]
+folder = "run"
+progress = false
+device = "cpu"
+"""
+
+
+def test_a_model_is_trained_evaluated_and_predicts(sources, tmp_path, capsys):
+    pytest.importorskip("torch", reason="torch is not installed")
+    hdf5.write(tmp_path / "runs" / "AsSi.h5", random_lcao(5, "AsSi"))
+    hdf5.write(tmp_path / "runs" / "AsH.h5", random_lcao(6, "AsH"))
+    assert main(["dataset", "build", sources, "-o", "set", "--nkpts", "1"]) == 0
+    (tmp_path / "train.toml").write_text(CONFIG)
+    capsys.readouterr()
+    assert main(["train", "train.toml"]) == 0
+    text = capsys.readouterr().out
+    assert "finished" in text
+    assert "best validation: gauge MAE" in text
+    (path,) = (line.removesuffix(": model") for line in text.splitlines() if "model" in line)
+    assert main(["evaluate", path, "set", "--names", "SiH", "-o", "report.json"]) == 0
+    text = capsys.readouterr().out
+    for words in ("1 structures of set", "gauge MAE of H", "ghost states", "report.json: report"):
+        assert words in text
+    command = ["predict", "runs/SiH.h5", "--h0", "runs/SiH.h5", "--model", path, "-o", "out.h5"]
+    assert main(command) == 0
+    assert hdf5.read("out.h5").hamiltonian is not None
+
+
+def test_the_baseline_is_evaluated_without_a_model(sources, capsys):
+    main(["dataset", "build", sources, "-o", "set", "--nkpts", "0"])
+    assert main(["evaluate", "h0", "set", "--density", "1"]) == 0
+    assert "2 structures of set; model -" in capsys.readouterr().out
+
+
+def test_a_mistyped_key_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch", reason="torch is not installed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.toml").write_text(CONFIG.replace("epochs", "epoch"))
+    assert main(["train", "train.toml"]) == 1
+    assert "did you mean 'epochs'" in capsys.readouterr().err
