@@ -35,7 +35,6 @@ from ase_nextham.h0.native.engine import NativeH0
 from ase_nextham.h0.native.localpart import LocalPart
 from ase_nextham.matrix import LCAOMatrix, aligned
 from ase_nextham.potential_head import (
-    COUNTS,
     EXPONENTS,
     dh_from_coefficients,
     fit_density,
@@ -135,7 +134,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="WORD", help="names that contain a word")
     parser.add_argument("--kind", nargs="+", default=["density", "potential"])
     parser.add_argument("--from-dh", action="store_true", help="fit to dH, not to densities")
-    parser.add_argument("--counts", nargs="+", type=int, default=COUNTS)
+    parser.add_argument("--counts", nargs="+", type=int)
     parser.add_argument("--exponents", nargs=2, type=float, default=EXPONENTS)
     parser.add_argument("--ridge", type=float, default=RIDGE)
     arguments = parser.parse_args()
@@ -165,9 +164,9 @@ def main() -> None:
     for kind in arguments.kind:
         left, mean, largest = np.array([row[1:] for row in rows if row[0] == kind]).T
         print(
-            f"{kind}, {len(left)} structures: median {np.median(left):.2f} %, worst {left.max():.2f} "
-            f"% of H(0)'s gauge MAE left; bands: median {np.median(mean):.2f} meV, worst "
-            f"{largest.max():.1f} meV"
+            f"{kind}, {len(left)} structures: median {np.median(left):.2f} %, "
+            f"worst {left.max():.2f} % of H(0)'s gauge MAE left; "
+            f"bands: median {np.median(mean):.2f} meV, worst {largest.max():.1f} meV"
         )
 
 

@@ -26,7 +26,7 @@ def even_tempered(
     Parameters
     ----------
     counts
-        Number of Gaussians of l = 0, 1, ..., not ascending.
+        Number of Gaussians of l = 0, 1, ..., none larger than the first.
     smallest, largest
         Exponents of l = 0, in Bohr^-2.
 

@@ -7,7 +7,6 @@ Hermiticity, the sparsity of S and all symmetries of dH hold by form.
 """
 
 from ase_nextham.potential_head.apply import (
-    COUNTS,
     EXPONENTS,
     change_of_potential,
     dh_from_coefficients,
@@ -17,7 +16,6 @@ from ase_nextham.potential_head.apply import (
 from ase_nextham.potential_head.labels import Label, fit_density, fit_matrix
 
 __all__ = [
-    "COUNTS",
     "EXPONENTS",
     "Label",
     "change_of_potential",

@@ -12,18 +12,19 @@ from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.localpart import LocalPart, squared_orbitals
 from ase_nextham.matrix import LCAOMatrix
 
-COUNTS = (8, 6, 6, 5, 4)
-"""Gaussians of l = 0 ... 4: at most 127 coefficients of an atom."""
+COUNTS = {"density": (7, 6, 5, 6, 4), "potential": (8, 6, 6, 5, 4)}
+"""Gaussians of l = 0 ... 4 by kind: at most 129 and 127 coefficients of an atom. A change of the
+density needs steep functions of l = 3, where d shells polarise (Ge)."""
 
-EXPONENTS = (0.2, 8.0)
-"""Smallest and largest exponent in Bohr^-2."""
+EXPONENTS = (0.15, 8.0)
+"""Smallest and largest exponent in Bohr^-2. Anions need the small ones (Cl)."""
 
 
 def standard_expansion(
     kind: str,
     elements: Iterable[tuple[str, Element]],
     *,
-    counts: Sequence[int] = COUNTS,
+    counts: Sequence[int] | None = None,
     exponents: tuple[float, float] = EXPONENTS,
 ) -> Expansion:
     """The same Gaussians for all elements, orthonormalised in the metric of the fit.
@@ -36,9 +37,9 @@ def standard_expansion(
     elements
         Symbol and element, as :attr:`LocalPart.elements` has them.
     counts, exponents
-        As of :func:`ase_nextham.expansion.even_tempered`.
+        As of :func:`ase_nextham.expansion.even_tempered`; by default :data:`COUNTS` of the kind.
     """
-    ladder = even_tempered(counts, *exponents)
+    ladder = even_tempered(COUNTS[kind] if counts is None else counts, *exponents)
     radial = {}
     for symbol, element in elements:
         if kind == "potential":

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from ase_nextham.expansion import Expansion, fit
+from ase_nextham.expansion import Expansion, PlaneWaveSums, fit
 from ase_nextham.expansion.fit import RIDGE
 from ase_nextham.h0.density import Density
 from ase_nextham.h0.native.localpart import LocalPart
 from ase_nextham.matrix import LCAOMatrix
-from ase_nextham.potential_head.apply import (
-    change_of_potential,
-    dh_from_coefficients,
-    plane_wave_sums,
-)
+from ase_nextham.potential_head.apply import change_of_potential, plane_wave_sums
 from ase_nextham.units import BOHR, RYDBERG
 
 _PORTION = 8
 """Potentials that are integrated together."""
+
+_REPEATED = 8
+"""Steps at most with the same derivatives, which cost far more than a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def fit_matrix(
     overlap: LCAOMatrix,
     *,
     ridge: float = RIDGE,
-    steps: int = 3,
+    steps: int = 2,
 ) -> Label:
     """Coefficients from dH alone, by least squares over its elements, up to a multiple of S.
 
@@ -132,8 +131,8 @@ def fit_matrix(
     ridge
         As of :func:`ase_nextham.expansion.fit`.
     steps
-        Of Gauss and Newton, for a density: exchange and correlation are not linear in it. An
-        expanded potential takes one.
+        How often derivatives are taken, for a density: exchange and correlation are not linear in
+        it. An expanded potential takes one.
 
     Returns
     -------
@@ -142,31 +141,49 @@ def fit_matrix(
 
     Notes
     -----
-    Needs the integral of one potential for each coefficient and step.
+    Gauss and Newton's method, as long as it makes the residual smaller. Derivatives need the
+    integral of one potential for each coefficient.
     """
     sums = plane_wave_sums(part, expansion)
     s = _scalar_elements(part, overlap)
     target = _without(_scalar_elements(part, dh), s)
-    charges = expansion.charges(part.symbols) if expansion.kind == "density" else None
-    waves = sums.matrix()
-    coefficients = np.zeros(sums.size)
-    for _ in range(steps if expansion.kind == "density" else 1):
-        model = _without(_elements(part, change_of_potential(part, expansion, coefficients)), s)
-        columns = np.empty((sums.size, len(target)))
-        for start in range(0, sums.size, _PORTION):
-            rows = slice(start, start + _PORTION)
-            if expansion.kind == "potential":
-                potentials = part.to_grid(waves[rows])
-            else:
-                base = sums.plane_waves(coefficients)
-                potentials = np.stack([_derivative(part, base, one) for one in waves[rows]])
-            columns[rows] = RYDBERG * part.integrate(potentials)
-        columns -= np.outer(columns @ s / (s @ s), s)
-        right = columns @ (target - model + coefficients @ columns)
-        coefficients = fit(columns @ columns.T, right, ridge=ridge, zero=charges)
-    found = dh_from_coefficients(part, expansion, coefficients)
-    left = _without(_scalar_elements(part, found), s) - target
-    return Label(coefficients, _ratio(left @ left, target @ target))
+
+    def missing(coefficients: ndarray) -> ndarray:
+        potential = change_of_potential(part, expansion, coefficients)
+        return target - _without(RYDBERG * part.integrate(potential[None])[0], s)
+
+    best, left = np.zeros(sums.size), target
+    if not target.any():
+        return Label(best, 0.0)
+    linear = expansion.kind == "potential"
+    charges = None if linear else expansion.charges(part.symbols)
+    for _ in range(1 if linear else steps):
+        columns = _without(_columns(part, expansion, sums, best), s)
+        gram = columns @ columns.T
+        for _ in range(1 if linear else _REPEATED):
+            # the ridge pulls the coefficients towards zero, not towards the ones before
+            found = fit(gram, columns @ (left + best @ columns), ridge=ridge, zero=charges)
+            after = missing(found)
+            if after @ after >= left @ left:
+                break
+            best, left = found, after
+    return Label(best, _ratio(left @ left, target @ target))
+
+
+def _columns(
+    part: LocalPart, expansion: Expansion, sums: PlaneWaveSums, coefficients: ndarray
+) -> ndarray:
+    """How the elements of dH in eV change with each coefficient, (ncoefficients, nelements)."""
+    waves, base = sums.matrix(), sums.plane_waves(coefficients)
+    pieces = []
+    for start in range(0, sums.size, _PORTION):
+        some = waves[start : start + _PORTION]
+        if expansion.kind == "potential":
+            potentials = part.to_grid(some)
+        else:
+            potentials = np.stack([_derivative(part, base, one) for one in some])
+        pieces.append(RYDBERG * part.integrate(potentials))
+    return np.concatenate(pieces)
 
 
 def _derivative(part: LocalPart, base: ndarray, direction: ndarray) -> ndarray:
@@ -176,10 +193,6 @@ def _derivative(part: LocalPart, base: ndarray, direction: ndarray) -> ndarray:
     return (part.potential(base + step * direction) - part.potential(base - step * direction)) / (
         2 * step
     )
-
-
-def _elements(part: LocalPart, potential: ndarray) -> ndarray:
-    return RYDBERG * part.integrate(potential[None])[0]
 
 
 def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:
@@ -202,7 +215,8 @@ def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:
 
 
 def _without(values: ndarray, s: ndarray) -> ndarray:
-    return values - s * (s @ values / (s @ s))
+    """Elements, shape (..., nelements), without their part along S."""
+    return values - np.multiply.outer(values @ s / (s @ s), s)
 
 
 def _ratio(left: float, whole: float) -> float:
