@@ -292,11 +292,10 @@ class Trainer:
     def _update_average(self) -> None:
         decay = self.config.optimiser.average
         decay = min(decay, (1 + self.step) / (10 + self.step)) if decay else 0.0
-        named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         with torch.no_grad():
-            torch._foreach_lerp_(
-                [self.average[name] for name, _ in named], [p for _, p in named], 1 - decay
-            )
+            for name, p in self.module.named_parameters():
+                if p.requires_grad:
+                    self.average[name].lerp_(p, 1 - decay)
 
     def _report_nonfinite(self, batches: Sequence[Batch], terms) -> None:
         self._bad += 1

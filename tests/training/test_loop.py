@@ -132,6 +132,16 @@ def test_results_of_networks_are_of_the_size_of_one(config):
     assert made.objective.unit > 0
 
 
+def test_networks_that_give_h_itself_have_the_scale_of_h(config):
+    scales = []
+    for target in ("correction", "hamiltonian"):
+        made = trainer(config(model={"target": target}))
+        assert math.isfinite(made.advance()["loss"])
+        made.loader.close()
+        scales.append(made.module.experts[0].onsite_scale.get_buffer("0e"))
+    assert (scales[1] > 2 * scales[0]).any()
+
+
 def test_gradients_of_small_batches_add_up(config):
     weights = []
     for micro_batch in (0, 1):

@@ -10,7 +10,6 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from ase_nextham import bands
 from ase_nextham.matrix import aligned
 from ase_nextham.model.ensemble import Ensemble
 from ase_nextham.model.graph import Graph
@@ -306,10 +305,3 @@ def test_samples_without_a_hamiltonian_are_refused():
     data[5] = np.nan
     with pytest.raises(ValueError, match=r"GaAs_0: H\(0\) has numbers that are not finite"):
         example(replace(one, data=replace(one.data, h0=replace(one.data.h0, data=data))))
-
-
-def test_bands_are_those_of_the_library():
-    one = sample(7)
-    assert_allclose(
-        one.k_space.eps, bands.eigenvalues(one.data.hamiltonian, one.data.overlap, KPTS), atol=1e-9
-    )
