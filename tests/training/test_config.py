@@ -57,7 +57,7 @@ def test_integers_are_numbers(tmp_path):
     ("text", "message"),
     [
         ("[optimizer]\n", r"unknown table 'optimizer'; did you mean 'optimiser'\?"),
-        ("[optimiser]\nlearningrate = 1e-3\n", r"'learningrate' in .*; did you mean 'learning_rate'"),
+        ("[optimiser]\nlearningrate = 1e-3\n", r"'learningrate' .* did you mean 'learning_rate'"),
         ("[loss]\nqqqqq = 1\n", r"unknown key 'qqqqq' in \[loss\]; known: norm, real"),
         ("[optimiser]\nbatch = 1.5\n", r"\[optimiser\] batch must be an integer, not float 1.5"),
         ("[optimiser]\nbatch = true\n", r"\[optimiser\] batch must be an integer, not bool True"),
