@@ -9,6 +9,7 @@ Hermiticity, the sparsity of S and all symmetries of dH hold by form.
 from ase_nextham.potential_head.apply import (
     EXPONENTS,
     change_of_potential,
+    coefficient_gradient,
     dh_from_coefficients,
     plane_wave_sums,
     standard_expansion,
@@ -19,6 +20,7 @@ __all__ = [
     "EXPONENTS",
     "Label",
     "change_of_potential",
+    "coefficient_gradient",
     "dh_from_coefficients",
     "fit_density",
     "fit_matrix",

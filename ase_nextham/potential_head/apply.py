@@ -11,6 +11,7 @@ from ase_nextham.expansion import Expansion, PlaneWaveSums, RadialFunctions, eve
 from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.localpart import LocalPart, squared_orbitals
 from ase_nextham.matrix import LCAOMatrix
+from ase_nextham.units import RYDBERG
 
 COUNTS = {"density": (7, 6, 5, 6, 4), "potential": (8, 6, 6, 5, 4)}
 """Gaussians of l = 0 ... 4 by kind: at most 129 and 127 coefficients of an atom. A change of the
@@ -88,3 +89,29 @@ def dh_from_coefficients(
     up to a multiple of S.
     """
     return part.matrix(change_of_potential(part, expansion, coefficients))
+
+
+def coefficient_gradient(part: LocalPart, expansion: Expansion, gradient: ndarray) -> ndarray:
+    """Derivatives with the coefficients of a potential, from those with the elements of dH.
+
+    The transpose of :func:`dh_from_coefficients` in closed form: one sum over the grid, as costly
+    as the integral itself.
+
+    Parameters
+    ----------
+    expansion
+        Of kind ``"potential"``, of which dH is linear.
+    gradient
+        With each element of dH without spin on ``part.pairs`` in 1/eV, as if all were
+        independent; shape (nelements,).
+
+    Returns
+    -------
+    ndarray
+        Shape (ncoefficients,).
+    """
+    if expansion.kind != "potential":
+        raise ValueError("dH is not linear in the density; this is for expanded potentials")
+    density = part.transposed(part.waves.shape, RYDBERG * np.asarray(gradient, float))
+    waves = density.size * part.multiplicity * part.from_grid(density)
+    return plane_wave_sums(part, expansion).transpose(waves)

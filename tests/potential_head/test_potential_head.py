@@ -15,6 +15,7 @@ from ase_nextham.h0.folder import read_folder
 from ase_nextham.h0.native.engine import NativeH0
 from ase_nextham.matrix import AtomPairs, aligned
 from ase_nextham.potential_head import (
+    coefficient_gradient,
     dh_from_coefficients,
     fit_density,
     fit_matrix,
@@ -144,6 +145,30 @@ def test_dh_of_a_potential_is_linear(engine, radical):
     both = dh_from_coefficients(part, expansion, 2 * a - b)
     each = [dh_from_coefficients(part, expansion, one) for one in (a, b)]
     assert difference(both, 2 * each[0] - each[1]) < 1e-11
+
+
+def test_the_integral_and_its_transpose_belong_together(engine, radical):
+    part = engine().local_part(radical)
+    rng = np.random.default_rng(2)
+    v = rng.normal(size=part.waves.shape)
+    elements = part.integrate(v[None])[0]
+    g = rng.normal(size=elements.shape)
+    left, right = g @ elements, np.vdot(part.transposed(part.waves.shape, g), v)
+    assert abs(left - right) < 1e-10 * np.linalg.norm(g) * np.linalg.norm(elements)
+    with pytest.raises(ValueError, match="the gradient has shape"):
+        part.transposed(part.waves.shape, g[1:])
+
+
+def test_gradients_with_coefficients_are_the_transpose_of_dh(engine, radical):
+    part = engine().local_part(radical)
+    expansion = expansion_of(part, "potential")
+    c = random_coefficients(part, expansion)
+    dh = dh_from_coefficients(part, expansion, c)
+    g = np.random.default_rng(3).normal(size=dh.data.shape)
+    left, right = g @ dh.data, coefficient_gradient(part, expansion, g) @ c
+    assert abs(left - right) < 1e-10 * np.linalg.norm(g) * np.linalg.norm(dh.data)
+    with pytest.raises(ValueError, match="expanded potentials"):
+        coefficient_gradient(part, expansion_of(part, "density"), g)
 
 
 def test_the_potential_of_a_density_is_that_of_h0_plus_dh(engine, radical):

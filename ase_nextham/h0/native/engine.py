@@ -203,6 +203,7 @@ class NativeH0:
             ecutwfc=self.ecutwfc,
             threads=self._nthreads(),
             integrate=partial(self._integral, work),
+            transposed=partial(self._transposed_integral, work),
         )
 
     # --- inside --------------------------------------------------------------------------------
@@ -342,17 +343,7 @@ class NativeH0:
         return result, potential.grid
 
     def _integral(self, work: _Structure, potential: ndarray) -> ndarray:
-        direct = work.layout.direct
-        arguments = (
-            potential,
-            work.cell,
-            work.tau,
-            work.kinds,
-            [element.grid_orbitals for element in work.elements],
-            work.layout.pairs.i[direct],
-            work.layout.pairs.j[direct],
-            work.layout.R[direct],
-        )
+        arguments = (potential, *work.grid_arguments())
         options = {"dtype": self.dtype, "progress": self._shows_progress(work)}
         if self.device == "cpu":
             from ase_nextham.h0.native.integral import grid_integral
@@ -368,6 +359,15 @@ class NativeH0:
             return grid_integral_torch(*arguments, device=self.device, **options)
         except ValueError as error:
             raise CalculatorSetupError(str(error)) from error
+
+    def _transposed_integral(
+        self, work: _Structure, shape: tuple[int, int, int], gradient: ndarray
+    ) -> ndarray:
+        from ase_nextham.h0.native.integral import grid_integral_transpose
+
+        return grid_integral_transpose(
+            gradient, shape, *work.grid_arguments(), threads=self._nthreads()
+        )
 
     def _nthreads(self) -> int:
         if self.threads is not None:
@@ -451,6 +451,19 @@ class _Structure:
             radius={symbol: element.cutoff * BOHR for symbol, element in named},
             fingerprint={symbol: element.orbital_fingerprint for symbol, element in named},
             valence={symbol: element.pseudopotential.header.valence for symbol, element in named},
+        )
+
+    def grid_arguments(self) -> tuple:
+        """What sums over the grid need, after the potential."""
+        direct = self.layout.direct
+        return (
+            self.cell,
+            self.tau,
+            self.kinds,
+            [element.grid_orbitals for element in self.elements],
+            self.layout.pairs.i[direct],
+            self.layout.pairs.j[direct],
+            self.layout.R[direct],
         )
 
     def memory(self, spin: Spin, position: bool, ecut: float) -> float:

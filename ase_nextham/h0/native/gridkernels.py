@@ -170,6 +170,45 @@ def complete(result, weight, summed, offset, rows, columns, reverse):
 
 
 @_compiled
+def fold(half, gradient, summed, offset, rows, columns, reverse):
+    """The transpose of :func:`complete` without its factor: add to each block its partner's."""
+    for p in range(summed.size):
+        q = reverse[p]
+        if not summed[p] or p == q:
+            continue
+        for mu in range(rows[p]):
+            for nu in range(columns[p]):
+                half[offset[p] + mu * columns[p] + nu] += gradient[offset[q] + nu * rows[p] + mu]
+
+
+@_compiled
+def gather(product, kept, column, image_atom, image_shift, start, key, place, radix, blocks):
+    """The transpose of :func:`scatter`: fill ``product`` from the blocks of pairs."""
+    reach = (radix - 1) // 2
+    product[:] = 0
+    for a in range(kept.size):
+        i = image_atom[kept[a]]
+        low, high = start[i], start[i + 1]
+        for b in range(a, kept.size):
+            code = image_atom[kept[b]]
+            inside = True
+            for axis in range(3):
+                step = image_shift[kept[b], axis] - image_shift[kept[a], axis]
+                inside &= abs(step) <= reach
+                code = code * radix + step + reach
+            if not inside:
+                continue
+            p = low + np.searchsorted(key[low:high], code)
+            if p == high or key[p] != code:
+                continue
+            columns = column[b + 1] - column[b]
+            for mu in range(column[a + 1] - column[a]):
+                source = place[p] + mu * columns
+                for nu in range(columns):
+                    product[column[a] + mu, column[b] + nu] = blocks[source + nu]
+
+
+@_compiled
 def _order(points, v, weighted, ordered, weight):
     """Copy the indices of the points, those of positive v first; returns how many these are."""
     npoints = points.size

@@ -11,7 +11,7 @@ symmetric product in half of the time of a general one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ase_nextham.basis import MAX_L
 from ase_nextham.h0.native.blocks import GridBlocks, Images, block_images, grid_blocks, images_near
-from ase_nextham.h0.native.gridkernels import complete, evaluate, scale, scatter
+from ase_nextham.h0.native.gridkernels import complete, evaluate, fold, gather, scale, scatter
 
 BLOCK_SIZE = {"float64": 216, "float32": 125}
 """Grid points of a block, about. Larger ones sum more zeros, smaller ones cost more calls; and
@@ -143,6 +143,63 @@ def grid_integral(
         without its reverse.
     """
     potential = np.ascontiguousarray(potential, float)
+    job = _job(potential, cell, tau, species_index, orbitals, i, j, R, dtype)
+    _run(job, max(1, threads), progress)
+    pairs = job.pairs
+    weight = abs(np.linalg.det(cell)) / np.prod(potential.shape[1:])
+    complete(
+        job.result, weight, pairs.summed, pairs.offset, pairs.rows, pairs.columns, pairs.reverse
+    )
+    return job.result
+
+
+def grid_integral_transpose(
+    gradient: ndarray,
+    shape: tuple[int, int, int],
+    cell: ndarray,
+    tau: ndarray,
+    species_index: Sequence[int],
+    orbitals: Sequence[GridOrbitals],
+    i: ndarray,
+    j: ndarray,
+    R: ndarray,
+    *,
+    threads: int = 1,
+) -> ndarray:
+    """How a function of the matrix elements changes with the potential at each point.
+
+    Parameters
+    ----------
+    gradient
+        Its derivatives with the elements that :func:`grid_integral` returns, each counted as if
+        it were independent, shape (nelements,).
+    shape
+        Of the grid.
+
+    Returns
+    -------
+    ndarray
+        ``G(r) = sum g_ij phi_i(r) phi_j(r) volume / npoints``, shape ``shape``. All other
+        parameters are those of :func:`grid_integral`.
+    """
+    gradient = np.asarray(gradient, float)
+    nothing = np.zeros((1, *shape))
+    job = _job(nothing, cell, tau, species_index, orbitals, i, j, R, "float64")
+    pairs = job.pairs
+    if gradient.shape != (pairs.nelements,):
+        raise ValueError(
+            f"the gradient has shape {gradient.shape}, but the pairs have {pairs.nelements} "
+            "elements"
+        )
+    half = job.result[0]
+    half[:] = gradient
+    fold(half, gradient, pairs.summed, pairs.offset, pairs.rows, pairs.columns, pairs.reverse)
+    _run(job, max(1, threads), False, _gather_block)
+    return nothing[0] * (abs(np.linalg.det(cell)) / np.prod(shape))
+
+
+def _job(potential, cell, tau, species_index, orbitals, i, j, R, dtype) -> _Job:
+    """What there is to do for arguments as of :func:`grid_integral`."""
     if potential.ndim != 4:
         raise ValueError(
             f"the potential must have shape (ncomponents, n1, n2, n3), not {potential.shape}"
@@ -157,7 +214,7 @@ def grid_integral(
     images = images_near(blocks, tau, cutoffs[species])
     first, index = block_images(blocks, images)
     result = np.zeros((len(potential), pairs.nelements))
-    job = _Job(
+    return _Job(
         potential.reshape(len(potential), -1),
         blocks,
         images,
@@ -168,10 +225,6 @@ def grid_integral(
         pairs,
         result,
     )
-    _run(job, max(1, threads), progress)
-    weight = abs(np.linalg.det(cell)) / np.prod(potential.shape[1:])
-    complete(result, weight, pairs.summed, pairs.offset, pairs.rows, pairs.columns, pairs.reverse)
-    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,33 +359,6 @@ class _Job:
         return self.blocks.centers @ np.linalg.inv(self.blocks.cell)
 
 
-def _run(job: _Job, threads: int, progress: bool) -> None:
-    """Sum over all blocks."""
-    nblocks = len(job.blocks)
-    # neighbouring blocks add to the same pairs, so a thread takes a run of them
-    chunk = max(1, min(64, nblocks // (4 * threads)))
-    starts = iter(range(0, nblocks, chunk))
-    lock = threading.Lock()
-    bar = tqdm(total=nblocks, desc="grid", unit=" blocks", disable=not progress)
-
-    def work() -> None:
-        room = _Room.of(job)
-        while True:
-            with lock:
-                start = next(starts, None)
-            if start is None:
-                return
-            stop = min(start + chunk, nblocks)
-            for b in range(start, stop):
-                _sum_block(job, room, b, lock)
-            with lock:
-                bar.update(stop - start)
-
-    with bar, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for task in [pool.submit(work) for _ in range(threads)]:
-            task.result()
-
-
 @dataclass(frozen=True, eq=False)
 class _Room:
     """Working memory of one thread."""
@@ -376,22 +402,21 @@ class _Room:
         )
 
 
-def _sum_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
-    """Add the products of one block to the result."""
-    blocks, images, tables, pairs = job.blocks, job.images, job.tables, job.pairs
+def _evaluate(job: _Job, room: _Room, b: int, weighted: bool) -> tuple[int, int]:
+    """The orbitals at the points of one block, as of :func:`.gridkernels.evaluate`."""
+    blocks, images, tables = job.blocks, job.images, job.tables
     own = job.index[job.first[b] : job.first[b + 1]]
     points = blocks.points[blocks.first[b] : blocks.first[b + 1]]
     if not len(own) or not len(points):
-        return
-    single = len(job.potential) == 1
-    kept, positive = evaluate(
+        return 0, 0
+    return evaluate(
         points,
         job.fractions,
         blocks.cell,
         blocks.shape,
         job.centers[b],
         job.potential[0],
-        single,
+        weighted,
         own,
         images.atom,
         images.position,
@@ -414,9 +439,17 @@ def _sum_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
         room.kept,
         room.column,
     )
+
+
+def _sum_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
+    """Add the products of one block to the result."""
+    images, pairs = job.images, job.pairs
+    single = len(job.potential) == 1
+    kept, positive = _evaluate(job, room, b, single)
     if not kept:
         return
-    n, npoints = int(room.column[kept]), len(points)
+    n = int(room.column[kept])
+    npoints = int(job.blocks.first[b + 1] - job.blocks.first[b])
     syrk = dsyrk if room.product.dtype == np.float64 else ssyrk
     product = room.product[: n * n].reshape(n, n).T
     for component in range(len(job.potential)):
@@ -445,3 +478,55 @@ def _sum_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
                 pairs.radix,
                 job.result[component],
             )
+
+
+def _gather_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
+    """Sum products of orbitals with the elements in ``result`` at the points of one block."""
+    kept, _ = _evaluate(job, room, b, False)
+    if not kept:
+        return
+    n, pairs = int(room.column[kept]), job.pairs
+    npoints = int(job.blocks.first[b + 1] - job.blocks.first[b])
+    product = room.product[: n * n].reshape(n, n)
+    gather(
+        product,
+        room.kept[:kept],
+        room.column,
+        job.images.atom,
+        job.images.shift,
+        pairs.start,
+        pairs.key,
+        pairs.place,
+        pairs.radix,
+        job.result[0],
+    )
+    phi = room.phi[: n * npoints].reshape(n, npoints)
+    # no other block has these points
+    job.potential[0, room.points[:npoints]] = np.einsum("ip,ip->p", product @ phi, phi)
+
+
+def _run(job: _Job, threads: int, progress: bool, block: Callable = _sum_block) -> None:
+    """Work on all blocks, with ``block(job, room, number, lock)`` on each."""
+    nblocks = len(job.blocks)
+    # neighbouring blocks add to the same pairs, so a thread takes a run of them
+    chunk = max(1, min(64, nblocks // (4 * threads)))
+    starts = iter(range(0, nblocks, chunk))
+    lock = threading.Lock()
+    bar = tqdm(total=nblocks, desc="grid", unit=" blocks", disable=not progress)
+
+    def work() -> None:
+        room = _Room.of(job)
+        while True:
+            with lock:
+                start = next(starts, None)
+            if start is None:
+                return
+            stop = min(start + chunk, nblocks)
+            for b in range(start, stop):
+                block(job, room, b, lock)
+            with lock:
+                bar.update(stop - start)
+
+    with bar, threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for task in [pool.submit(work) for _ in range(threads)]:
+            task.result()

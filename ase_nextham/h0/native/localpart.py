@@ -52,6 +52,9 @@ class LocalPart:
     integrate
         From potentials in Ry on the grid, shape (n, n1, n2, n3), to the elements of ``pairs`` in
         Ry, shape (n, nelements).
+    transposed
+        From the shape of the grid and derivatives with these elements, shape (nelements,), to
+        those with the potential at each point, shape (n1, n2, n3); on the processor.
     """
 
     symbols: tuple[str, ...]
@@ -65,6 +68,7 @@ class LocalPart:
     ecutwfc: float
     threads: int
     integrate: Callable[[ndarray], ndarray]
+    transposed: Callable[[tuple[int, int, int], ndarray], ndarray]
 
     @cached_property
     def waves(self) -> PlaneWaves:
