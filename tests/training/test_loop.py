@@ -69,8 +69,8 @@ def test_one_structure_is_learned_by_heart(config):
         data={"train": ["H_0"], "validation": ["H_1"]},
         model={"windows": [0, 4], "features": "8x0e+4x1o+4x2e", "tracegrad": False},
         loss={"norm": "absolute"},
-        optimiser={"epochs": 300, "learning_rate": 2e-2, "batch": 1, "warm_up": 10, "average": 0},
-        run={"validate_epochs": 300},
+        optimiser={"epochs": 200, "learning_rate": 2e-2, "batch": 1, "warm_up": 10, "average": 0},
+        run={"validate_epochs": 200},
     )
     result = train(settings)
     learned = rows(result.folder / "steps.csv")

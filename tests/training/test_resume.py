@@ -48,7 +48,7 @@ def end_after(folder, lines: int) -> threading.Thread:
 
 @pytest.mark.parametrize("experts", ["together", "one by one"])
 def test_a_run_ended_by_sigterm_goes_on_with_the_same_losses(config, tmp_path, experts):
-    options = {"experts": experts, "epochs": 8, "batch": 2, "average": 0.9}
+    options = {"experts": experts, "epochs": 5, "batch": 2, "average": 0.9}
     whole = train(config(optimiser=options, run={"folder": str(tmp_path / "whole")}))
     settings = config(optimiser=options, run={"folder": str(tmp_path / "parts")})
     # at random steps, not so late that the run ends before the signal comes
