@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy import ndarray
 
-from ase_nextham.expansion import Expansion, PlaneWaveSums, RadialFunctions, even_tempered
+from ase_nextham.expansion import (
+    KINDS,
+    Expansion,
+    PlaneWaveSums,
+    RadialFunctions,
+    even_tempered,
+)
 from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.localpart import LocalPart, squared_orbitals
 from ase_nextham.matrix import LCAOMatrix
@@ -40,6 +46,8 @@ def standard_expansion(
     counts, exponents
         As of :func:`ase_nextham.expansion.even_tempered`; by default :data:`COUNTS` of the kind.
     """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
     ladder = even_tempered(COUNTS[kind] if counts is None else counts, *exponents)
     radial = {}
     for symbol, element in elements:

@@ -192,6 +192,11 @@ def test_charge_in_coefficients_is_taken_off(engine, radical):
     assert difference(found, dh_from_coefficients(part, expansion, neutral)) < 1e-10
 
 
+def test_unknown_kinds_are_named(engine, radical):
+    with pytest.raises(ValueError, match="unknown kind 'charge'; known: density, potential"):
+        expansion_of(engine().local_part(radical), "charge")
+
+
 def test_moments_are_refused(engine, radical):
     radical.set_initial_magnetic_moments([1.0, 0.0])
     with pytest.raises(CalculatorSetupError, match="moments='zero'"):
