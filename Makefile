@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/demo.stamp: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[pyatb,model]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
@@ -18,7 +18,8 @@ setup: $(VENV)/test.stamp
 
 demo: $(VENV)/demo.stamp
 	@mkdir -p demo
-	@cd demo && ../$(BIN)/python ../examples/01_bands.py && ../$(BIN)/python ../examples/02_optics.py && ../$(BIN)/python ../examples/04_native_h0.py
+	@cd demo && for name in 01_bands 02_optics 04_native_h0 05_predict; do \
+		../$(BIN)/python ../examples/$$name.py || exit 1; done
 
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
