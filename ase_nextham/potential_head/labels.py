@@ -142,7 +142,9 @@ def fit_matrix(
     Notes
     -----
     Gauss and Newton's method, as long as it makes the residual smaller. Derivatives need the
-    integral of one potential for each coefficient.
+    integral of one potential for each coefficient. PBE has kinks where the density is low, and
+    there the fit of a density can stop early (NaCl: 12 % of the gauge error left, where a fit to
+    its density leaves 0.6 %); the residual tells.
     """
     sums = plane_wave_sums(part, expansion)
     s = _scalar_elements(part, overlap)
