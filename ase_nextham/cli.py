@@ -288,6 +288,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    _add_predict(commands)
+    _add_bands_and_optics(commands)
+    _add_convert(commands)
+    _add_import_checkpoint(commands)
+    add_commands(commands)
+    info = commands.add_parser("info", help="what a file, a folder or a model holds")
+    info.set_defaults(run=_info)
+    info.add_argument("paths", nargs="+", metavar="PATH")
+    _add_source_arguments(info)
+    return parser
+
+
+def _add_predict(commands) -> None:
     predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
     predict.set_defaults(run=_predict)
     predict.add_argument("structure", help="STRU, POSCAR, cif ...: what ASE reads, too")
@@ -306,6 +319,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("-o", "--output", required=True, help="file or folder to write")
     predict.add_argument("--to", help="its format (else guessed from the name)")
 
+
+def _add_bands_and_optics(commands) -> None:
     for name, run, text in (
         ("bands", _bands, "bands along a path, Fermi level and gap"),
         ("optics", _optics, "optical conductivity"),
@@ -336,6 +351,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--eta", type=float, default=0.1, help="broadening in eV")
             command.add_argument("--method", choices=["pyatb", "kubo"], default="pyatb")
 
+
+def _add_convert(commands) -> None:
     convert = commands.add_parser("convert", help="from one format to another")
     convert.set_defaults(run=_convert)
     convert.add_argument("paths", nargs="+", metavar="PATH", help="source(s), then the target")
@@ -391,6 +408,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of matrices in an ABACUS folder (legacy text, for PYATB and ABACUS up to 3.10)",
     )
 
+
+def _add_import_checkpoint(commands) -> None:
     checkpoint = commands.add_parser(
         "import-checkpoint", help="a model of the published weights of NextHAM"
     )
@@ -400,14 +419,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     checkpoint.add_argument("-o", "--output", required=True, help="folder of the model")
     _add_species_arguments(checkpoint)
-
-    add_commands(commands)
-
-    info = commands.add_parser("info", help="what a file, a folder or a model holds")
-    info.set_defaults(run=_info)
-    info.add_argument("paths", nargs="+", metavar="PATH")
-    _add_source_arguments(info)
-    return parser
 
 
 def _add_source_arguments(command: argparse.ArgumentParser) -> None:
