@@ -56,7 +56,7 @@ def convert_many(
     target = Path(target)
     named: dict[str, Path] = {}
     for path in _expanded(sources, source_format):
-        name = path.resolve().name
+        name = Path(os.path.abspath(path)).name  # of a link, not of what it points to
         if path.is_file():
             name = name.removesuffix(path.suffix)
         if name in named:

@@ -78,3 +78,10 @@ def test_the_command_lists_what_failed(sources, tmp_path, capsys):
     assert "  Ga: " in output.err
     assert main(command) == 1
     assert "0 structures done, 2 there already, 1 failed" in capsys.readouterr().out
+
+
+def test_links_keep_their_own_names(sources, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(sources / "Si")
+    batch = convert_many([tmp_path / "a", tmp_path / "b"], tmp_path / "out", target_format="native")
+    assert batch.done == ("a", "b")
