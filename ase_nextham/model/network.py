@@ -319,12 +319,13 @@ class Network(nn.Module):
         portion
             Number of bonds that are worked on at once. None: all of them, as training needs it.
         trace
-            Whether to give the invariants on which TraceGrad is trained.
+            Whether to give the invariants on which TraceGrad is trained, if there is TraceGrad.
         time_reversed
             Whether to read H(0) reversed in time.
         """
         if wanted is None:
             wanted = torch.ones(len(graph), dtype=torch.bool, device=graph.i.device)
+        trace = trace and self.decode_trace is not None
         onsite = graph.onsite
         portions = self._portions(graph, portion)
         node = self.embed_node(self.descriptor.on_atoms(graph, onsite, self.dtype, time_reversed))
@@ -337,9 +338,7 @@ class Network(nn.Module):
             if trace:
                 node_z.append(z)
                 edge_z.append(
-                    z_bonds
-                    if last or z is None
-                    else [x[some] for x, some in zip(z_bonds, rows, strict=True)]
+                    z_bonds if last else [x[some] for x, some in zip(z_bonds, rows, strict=True)]
                 )
         node = self.node_norm(node)
         atoms = torch.nonzero(wanted[onsite]).flatten()
@@ -383,7 +382,7 @@ class Network(nn.Module):
         return edge
 
     def _trace(self, z: list[Tensor] | None) -> Tensor | None:
-        if z is None or self.decode_trace is None:
+        if z is None:
             return None
         n = len(self.shells)
         return self.decode_trace(torch.cat(z, dim=1)).view(-1, n, n)

@@ -213,6 +213,11 @@ def test_only_the_pairs_that_are_asked_for_come_back():
     assert_same(some[0].irreps, {k: x[rows] for k, x in everything[1].irreps.items()})
 
 
+def test_without_tracegrad_there_are_no_traces():
+    network, graph = network_and_graph(tracegrad=False)
+    assert all(found.trace is None for found in network(graph, trace=True))
+
+
 def test_traces_are_those_of_every_two_shells():
     network, graph = network_and_graph()
     shells = len(network.shells)
