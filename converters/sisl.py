@@ -262,7 +262,11 @@ def from_sisl(hamiltonian: sisl.Hamiltonian) -> LCAOData:
     """
     _sisl()
     geometry = hamiltonian.geometry
-    kinds = list(dict.fromkeys(geometry.atoms.atom[s] for s in geometry.atoms.species))
+    kinds: list = []
+    for number in dict.fromkeys(geometry.atoms.species.tolist()):
+        atom = geometry.atoms.atom[number]
+        if atom not in kinds:  # by equality: the hash of equal atoms is not always the same
+            kinds.append(atom)
     names = _species_names(kinds)
     shells, places = {}, {}
     for kind, name in zip(kinds, names, strict=True):
