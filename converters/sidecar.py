@@ -103,8 +103,9 @@ def read_sidecar(path: str | os.PathLike, tied_to: Sequence[str | os.PathLike]) 
         note = json.loads(path.read_text(encoding="utf-8"))
         if note["format"] != _FORMAT:
             raise ValueError(f"format is {note['format']!r}, expected {_FORMAT!r}")
-        version, digests = int(note["format_version"]), note["sha256"]
-        _check(note)
+        version, digests = int(note["format_version"]), dict(note["sha256"])
+        if version <= _VERSION:  # a newer one may hold other entries
+            _check(note)
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as err:
         raise ValueError(
             f"{path}: not a readable note of ase_nextham ({err}); without this file the folder is "
