@@ -1,4 +1,4 @@
-"""Notes beside foreign files: they give back what was written, and hold for their own files only."""
+"""Notes beside foreign files: they give back what was written, for their own files only."""
 
 from __future__ import annotations
 
