@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from ase_nextham.model.graph import Elements, Graph
 from ase_nextham.training.example import Example, joined
@@ -85,9 +86,12 @@ class Objective(nn.Module):
         zero of energy is that of the label, so that those trained apart fit together.
     unit
         Error of H(0) on the training set in eV, in which errors are counted; a buffer.
+    has_traces
+        Whether traces are compared: those of :func:`shell_traces` in units of ``trace_scale``, or
+        of published networks, which were trained so, those of :func:`trace_patterns`.
     trace_scale
         Typical trace of each two shells, for each network on site and between atoms, eV^2; a
-        buffer, shape (networks, 2, shells, shells).
+        buffer, shape (networks, 2, shells, shells). Patterns have no scale.
     """
 
     def __init__(
@@ -103,9 +107,8 @@ class Objective(nn.Module):
         self.module, self.weights, self.norm, self.precision = module, weights, norm, precision
         self.expert: int | None = None
         shells = getattr(module, "shells", ())
-        self.has_traces = (
-            weights.trace > 0 and hasattr(module, "expert_elements") and _has_traces(module)
-        )
+        self.patterns = getattr(module, "trace_patterns", False)
+        self.has_traces = weights.trace > 0 and (self.patterns or _has_traces(module))
         self.register_buffer("unit", torch.ones(()))
         self.register_buffer(
             "trace_scale", torch.ones(len(module.experts), 2, len(shells), len(shells))
@@ -203,18 +206,26 @@ class Objective(nn.Module):
         target = torch.cat(targets, dim=-1)
         total = target.real.new_zeros(len(batch))
         count = torch.zeros_like(total)
-        exists = shells_of(graph.corrects, self.module.shells)
         for k, found in traces:
-            pairs = found.pairs
-            label = shell_traces(graph.corrects.blocks(target, pairs), self.module.shells)
-            scale = self.trace_scale[k][(graph.distance[pairs] > 0).long()]
-            stored = (graph.corrects.block[pairs] >= 0).view(-1, 1, 1)
-            there = exists[graph.corrects.kind[pairs]] & stored
-            errors = (found.trace.to(label.dtype) - label / scale).abs() * there
-            structure = graph.structure[graph.i[pairs]]
+            label, there = self._trace_labels(k, graph, target, found.pairs)
+            errors = (found.trace.to(label.dtype) - label).abs() * there
+            structure = graph.structure[graph.i[found.pairs]]
             total = total.index_add(0, structure, errors.sum(dim=(1, 2)))
             count = count.index_add(0, structure, there.sum(dim=(1, 2)).to(count.dtype))
         return total / count.clamp(min=1)
+
+    def _trace_labels(
+        self, k: int, graph: Graph, target: Tensor, pairs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a network should say of the traces of some pairs, and which of them count."""
+        corrects, shells = graph.corrects, self.module.shells
+        blocks = corrects.blocks(target, pairs)
+        stored = (corrects.block[pairs] >= 0).view(-1, 1, 1)
+        if self.patterns:  # zeros of shells that an element has not are a part of the pattern
+            return trace_patterns(blocks, shells), stored.expand(-1, len(shells), len(shells))
+        scale = self.trace_scale[k][(graph.distance[pairs] > 0).long()]
+        there = shells_of(corrects, shells)[corrects.kind[pairs]] & stored
+        return shell_traces(blocks, shells) / scale, there
 
 
 def shell_traces(blocks: Tensor, shells: Sequence[int]) -> Tensor:
@@ -242,6 +253,30 @@ def shell_traces(blocks: Tensor, shells: Sequence[int]) -> Tensor:
     return member.T @ squares @ member
 
 
+def trace_patterns(blocks: Tensor, shells: Sequence[int]) -> Tensor:
+    """The traces of blocks without their size, as the published networks are trained to give them.
+
+    Those of all pairs of shells, of one block with both spins in it, less their mean and divided
+    by their standard deviation. (Equation (24) of the paper has the traces themselves.)
+
+    Parameters
+    ----------
+    blocks
+        Padded blocks, shape (n, rows, columns), of spinors, or of both spins alike.
+    shells
+        Angular momentum of each shell.
+
+    Returns
+    -------
+    Tensor
+        Shape (n, shells, shells). 1e-5 eV^4 is added to the variance: small blocks give less.
+    """
+    traces = shell_traces(blocks, shells)
+    if blocks.shape[-1] == sum(2 * l + 1 for l in shells):
+        traces = 2 * traces  # of both spins
+    return layer_norm(traces, traces.shape[1:], eps=1e-5)
+
+
 def shells_of(elements: Elements, shells: Sequence[int]) -> Tensor:
     """Which two shells each kind of pair has, bool, shape (nkinds, shells, shells)."""
     factor = elements.places.shape[-1] // sum(2 * l + 1 for l in shells)
@@ -250,6 +285,7 @@ def shells_of(elements: Elements, shells: Sequence[int]) -> Tensor:
 
 
 def _has_traces(module: nn.Module) -> bool:
+    """Whether networks of our own were made with an output for traces."""
     return all(getattr(expert, "decode_trace", None) is not None for expert in module.experts)
 
 
@@ -265,4 +301,4 @@ def _on_part(overlap: Tensor, part: str) -> Tensor:
     return torch.stack([overlap, torch.zeros_like(overlap)]) if part == "collinear" else overlap
 
 
-__all__ = ["Batch", "Objective", "shell_traces", "shells_of"]
+__all__ = ["Batch", "Objective", "shell_traces", "shells_of", "trace_patterns"]

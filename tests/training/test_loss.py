@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from ase_nextham.matrix import aligned
+from ase_nextham.model import released_layout
 from ase_nextham.model.ensemble import Ensemble
 from ase_nextham.model.graph import Graph
 from ase_nextham.model.network import Architecture
@@ -22,7 +23,7 @@ from ase_nextham.training.dataset_prepare import Prepared
 from ase_nextham.training.example import Example, joined
 from ase_nextham.training.kspace import BlochSum, States, k_blocks
 from ase_nextham.training.loss import KBlocks, Weights, best_shift, combined, error, k_errors
-from ase_nextham.training.objective import Batch, Objective, shell_traces
+from ase_nextham.training.objective import Batch, Objective, shell_traces, trace_patterns
 
 SHELLS = (0, 0, 1, 1, 2, 3)
 KPTS = np.array([[0.1, 0.2, -0.3], [0.4, 0.0, 0.25]])
@@ -79,6 +80,14 @@ def test_published_losses_are_reproduced(shared_data):
         places=(rows[:, :, None] * 162 + columns[:, None]).flatten(),
         dimension=162,
     )
+    # a published block has spin before orbitals; in which order orbitals are does not matter here
+    blocks = (label + float(golden["k1_mu"]) * overlap).view(-1, 2, 27, 2, 27)
+    blocks = blocks.permute(0, 2, 1, 4, 3).reshape(-1, 54, 54)
+    pattern = trace_patterns(blocks, released_layout.SHELLS).flatten(1)
+    assert_allclose(pattern, golden["trace_label"], rtol=0, atol=3e-6)  # of up to 8
+    assert golden["trace_mask"].all()  # nothing is left out, shells that are not there neither
+    trace = error(torch.tensor(golden["trace_pred"]) - pattern, "absolute")
+    assert_allclose(trace, golden["trace_loss"], rtol=1e-6)
     for k, kpt in enumerate(torch.tensor(golden["kpts"])):
         c = torch.tensor(golden["evecs"][k * nbasis : (k + 1) * nbasis]).T
         matrix = c.mH @ bloch(difference.flatten(), kpt) @ c
@@ -286,6 +295,18 @@ def test_traces_add_up_to_the_squares_of_a_block():
     assert_allclose(traces.sum(dim=(1, 2)), blocks.square().sum(dim=(1, 2)), rtol=1e-5)
     d_f = blocks[:, 8:13, 13:]
     assert_allclose(traces[:, 4, 5], d_f.square().sum(dim=(1, 2)), rtol=1e-5)
+
+
+def test_the_pattern_of_traces_is_that_of_both_spins_and_has_no_size():
+    generator = torch.Generator().manual_seed(0)
+    scalar = torch.randn(3, 20, 20, generator=generator, dtype=torch.float64)
+    spinor = torch.zeros(3, 20, 2, 20, 2, dtype=torch.complex128)
+    spinor[:, :, 0, :, 0] = spinor[:, :, 1, :, 1] = scalar
+    pattern = trace_patterns(scalar, SHELLS)
+    assert_allclose(pattern, trace_patterns(spinor.view(3, 40, 40), SHELLS), rtol=1e-12)
+    assert_allclose(pattern.mean(dim=(1, 2)), 0, atol=1e-12)
+    assert_allclose(pattern.square().mean(dim=(1, 2)), 1, rtol=1e-6)
+    assert_allclose(trace_patterns(10 * scalar, SHELLS), pattern, atol=1e-5)
 
 
 def test_the_label_has_the_energy_zero_of_h0():
