@@ -99,27 +99,45 @@ def dh_from_coefficients(
     return part.matrix(change_of_potential(part, expansion, coefficients))
 
 
-def coefficient_gradient(part: LocalPart, expansion: Expansion, gradient: ndarray) -> ndarray:
-    """Derivatives with the coefficients of a potential, from those with the elements of dH.
+def coefficient_gradient(
+    part: LocalPart,
+    expansion: Expansion,
+    gradient: ndarray,
+    coefficients: ndarray | None = None,
+) -> ndarray:
+    """Derivatives with the coefficients, from those with the elements of dH.
 
-    The transpose of :func:`dh_from_coefficients` in closed form: one sum over the grid, as costly
-    as the integral itself.
+    The transpose of :func:`dh_from_coefficients` to first order, in closed form: one sum over the
+    grid, as costly as the integral itself.
 
     Parameters
     ----------
-    expansion
-        Of kind ``"potential"``, of which dH is linear.
     gradient
         With each element of dH without spin on ``part.pairs`` in 1/eV, as if all were
         independent; shape (nelements,).
+    coefficients
+        Where derivatives are taken, shape (ncoefficients,). dH is linear in a potential, so it
+        does not matter there.
 
     Returns
     -------
     ndarray
         Shape (ncoefficients,).
+
+    Raises
+    ------
+    ValueError
+        If coefficients of a density are not given.
     """
-    if expansion.kind != "potential":
-        raise ValueError("dH is not linear in the density; this is for expanded potentials")
-    density = part.transposed(part.waves.shape, RYDBERG * np.asarray(gradient, float))
-    waves = density.size * part.multiplicity * part.from_grid(density)
-    return plane_wave_sums(part, expansion).transpose(waves)
+    sums = plane_wave_sums(part, expansion)
+    if expansion.kind == "density" and coefficients is None:
+        raise ValueError(
+            "dH is not linear in the density: say at which coefficients derivatives are wanted"
+        )
+    values = part.transposed(part.waves.shape, RYDBERG * np.asarray(gradient, float))
+    if expansion.kind == "potential":
+        return sums.transpose(part.to_grid_transposed(values))
+    neutral = expansion.neutral(part.symbols, coefficients)
+    response = part.response(sums.plane_waves(neutral))
+    found = sums.transpose(response.transposed(values))
+    return expansion.neutral(part.symbols, found)

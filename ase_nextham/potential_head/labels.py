@@ -176,25 +176,18 @@ def _columns(
     part: LocalPart, expansion: Expansion, sums: PlaneWaveSums, coefficients: ndarray
 ) -> ndarray:
     """How the elements of dH in eV change with each coefficient, (ncoefficients, nelements)."""
-    waves, base = sums.matrix(), sums.plane_waves(coefficients)
+    waves = sums.matrix()
+    if expansion.kind == "density":
+        response = part.response(sums.plane_waves(coefficients))
     pieces = []
     for start in range(0, sums.size, _PORTION):
         some = waves[start : start + _PORTION]
         if expansion.kind == "potential":
             potentials = part.to_grid(some)
         else:
-            potentials = np.stack([_derivative(part, base, one) for one in some])
+            potentials = np.stack([response.along(one) for one in some])
         pieces.append(RYDBERG * part.integrate(potentials))
     return np.concatenate(pieces)
-
-
-def _derivative(part: LocalPart, base: ndarray, direction: ndarray) -> ndarray:
-    """How the potential changes with the density, by central differences, per unit."""
-    # the functions are normalised, so a thousandth is small against what they are to describe
-    step = 1e-3
-    return (part.potential(base + step * direction) - part.potential(base - step * direction)) / (
-        2 * step
-    )
 
 
 def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.calculators.calculator import CalculatorSetupError
 from scipy.spatial.transform import Rotation
 
@@ -167,8 +168,21 @@ def test_gradients_with_coefficients_are_the_transpose_of_dh(engine, radical):
     g = np.random.default_rng(3).normal(size=dh.data.shape)
     left, right = g @ dh.data, coefficient_gradient(part, expansion, g) @ c
     assert abs(left - right) < 1e-10 * np.linalg.norm(g) * np.linalg.norm(dh.data)
-    with pytest.raises(ValueError, match="expanded potentials"):
+    with pytest.raises(ValueError, match="say at which coefficients"):
         coefficient_gradient(part, expansion_of(part, "density"), g)
+
+
+def test_gradients_of_a_density_are_the_transpose_of_the_response(engine, radical):
+    part = engine().local_part(radical)
+    expansion = expansion_of(part, "density")
+    c, direction = random_coefficients(part, expansion), random_coefficients(part, expansion)[::-1]
+    sums = plane_wave_sums(part, expansion)
+    neutral = expansion.neutral(part.symbols, direction)
+    response = part.response(sums.plane_waves(c))
+    change = part.matrix(response.along(sums.plane_waves(neutral))).data
+    g = np.random.default_rng(3).normal(size=change.shape)
+    left, right = g @ change, coefficient_gradient(part, expansion, g, c) @ direction
+    assert abs(left - right) < 1e-10 * np.linalg.norm(g) * np.linalg.norm(change)
 
 
 def test_the_potential_of_a_density_is_that_of_h0_plus_dh(engine, radical):
@@ -293,3 +307,24 @@ def test_dh_of_silicon_is_represented(shared_data, tmp_path, kind):
         return np.abs(aligned(matrix, 0 * matrix, data.overlap)[0].data).mean()
 
     assert gauge_error(found - dh) < 0.004 * gauge_error(dh)
+
+
+@pytest.mark.parametrize("symbols", ["NaCl", "GaAs"])
+def test_gradients_with_coefficients_are_those_of_differences(shared_data, symbols, kind):
+    structure = "rocksalt" if symbols == "NaCl" else "zincblende"
+    atoms = bulk(symbols, structure, a={"NaCl": 5.6, "GaAs": 5.65}[symbols])
+    atoms.rattle(0.05, seed=0)
+    backend = NativeH0(shared_data / "pseudo", shared_data / "orbital", nspin=1, threads=1)
+    part = backend.local_part(atoms)
+    expansion = expansion_of(part, kind, counts=(4, 3, 3))
+    rng = np.random.default_rng(4)
+    base, direction = rng.normal(scale=1e-3, size=(2, expansion.offsets(part.symbols)[-1]))
+    dh = dh_from_coefficients(part, expansion, base).data
+    g = rng.normal(size=dh.shape) / np.abs(dh).max()
+
+    def moved(x):
+        return g @ dh_from_coefficients(part, expansion, base + x * direction).data
+
+    found = coefficient_gradient(part, expansion, g, base) @ direction
+    expected = (moved(-0.2) - 8 * moved(-0.1) + 8 * moved(0.1) - moved(0.2)) / 1.2
+    assert abs(found - expected) < 1e-6 * abs(expected)

@@ -18,6 +18,7 @@ from ase_nextham.basis import Basis
 from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.planewaves import PlaneWaves
 from ase_nextham.h0.native.potential import Superposition, potential_of_density, superposition
+from ase_nextham.h0.native.response import Response
 from ase_nextham.h0.native.xc import Rules
 from ase_nextham.matrix import AtomPairs, LCAOMatrix
 from ase_nextham.units import RYDBERG
@@ -117,14 +118,34 @@ class LocalPart:
         plane_waves = np.asarray(plane_waves)
         result = np.empty((*plane_waves.shape[:-1], *self.waves.shape))
         for index in np.ndindex(plane_waves.shape[:-1]):
-            result[index] = self.waves.to_grid(self._spread(plane_waves[index]))
+            result[index] = self.waves.to_grid(self.spread(plane_waves[index]))
         return result
 
     def from_grid(self, values: ndarray) -> ndarray:
         """Coefficients :attr:`inside` of a function on the grid, shape (ng,)."""
-        from scipy import fft
+        return self.waves.from_grid(values)[self.inside]
 
-        return fft.rfftn(values, norm="forward", workers=self.threads)[self.inside]
+    def to_grid_transposed(self, values: ndarray) -> ndarray:
+        """The transpose of :meth:`to_grid`.
+
+        Parameters
+        ----------
+        values
+            Derivatives of anything with a function at each point, shape (n1, n2, n3).
+
+        Returns
+        -------
+        ndarray
+            y of ``Re sum_G conj(y(G)) f(G)``, the first-order change of that thing with the
+            plane waves of the function; coefficients :attr:`inside`, shape (ng,).
+        """
+        return np.size(values) * self.multiplicity * self.from_grid(values)
+
+    def spread(self, plane_waves: ndarray) -> ndarray:
+        """Coefficients :attr:`inside` at their places among all, which are zero."""
+        room = np.zeros(self.inside.shape, complex)
+        room[self.inside] = plane_waves
+        return room
 
     def on_waves(self, miller: ndarray, coefficients: ndarray) -> ndarray:
         """Coefficients :attr:`inside` of a real function whose plane waves are listed.
@@ -193,6 +214,17 @@ class LocalPart:
         electrostatic[self.inside] += self.coulomb * change
         return potential_of_density(self.waves, density, electrostatic, Rules.of(self.nspin))
 
+    def response(self, change: ndarray) -> Response:
+        """First derivatives of :meth:`potential` with the density, at a changed density.
+
+        Parameters
+        ----------
+        change
+            As of :meth:`potential`.
+        """
+        density = self._atoms.density + self.spread(change)
+        return Response.of(self, density, Rules.of(self.nspin))
+
     def matrix(self, potential: ndarray) -> LCAOMatrix:
         """Matrix elements of a potential in eV, with the spin of H(0).
 
@@ -240,11 +272,6 @@ class LocalPart:
     @cached_property
     def _lengths2(self) -> ndarray:
         return np.einsum("...x,...x", self._grid_vectors, self._grid_vectors)
-
-    def _spread(self, plane_waves: ndarray) -> ndarray:
-        room = np.zeros(self.inside.shape, complex)
-        room[self.inside] = plane_waves
-        return room
 
 
 def squared_orbitals(element: Element) -> ndarray:

@@ -75,6 +75,10 @@ class PlaneWaves:
             coefficients, self.shape, norm="forward", workers=self.threads, overwrite_x=True
         )
 
+    def from_grid(self, values: ndarray) -> ndarray:
+        """Coefficients of values on the grid, also beyond the cutoff."""
+        return fft.rfftn(values, norm="forward", workers=self.threads)
+
     def gradient(self, coefficients: ndarray) -> ndarray:
         """Gradient on the grid, shape (3, n1, n2, n3), per Bohr."""
         result = np.empty((3, *self.shape))
@@ -112,7 +116,7 @@ class PlaneWaves:
                 self.reciprocal,
                 axis,
                 self.limit,
-                fft.rfftn(vectors[axis], norm="forward", workers=self.threads),
+                self.from_grid(vectors[axis]),
                 coefficients,
             )
 

@@ -9,6 +9,9 @@ Formulas: J. P. Perdew, K. Burke, M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996)
 part of J. P. Perdew, Y. Wang, Phys. Rev. B 45, 13244 (1992). Densities are in Bohr^-3; the
 functions of one point give Hartree, as the papers do, the functions of a grid Ry, as the rest of
 this folder.
+
+Derivatives of v and h are those of the same formulas at a complex argument, ``f'(x) = Im f(x + i
+eps x) / (eps x)`` with a step of 1e-20, of which not even rounding is left.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 from numba import njit
 from numpy import ndarray
 
@@ -33,6 +37,7 @@ _PW_1 = (0.0155450, 0.20548, 14.1189, 6.1977, 3.3662, 0.62517)
 _PW_A = (0.0168870, 0.11125, 10.3570, 3.6231, 0.88026, 0.49671)
 _F2_0 = 1.709921  # f''(0) of the spin interpolation, as rounded by ABACUS
 _ZETA_MAX = 1 - 1e-6
+_STEP = 1e-20  # into the complex plane, relative
 
 _compiled = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 _inlined = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
@@ -72,7 +77,7 @@ def _perdew_wang(rs, root, c):
     a, a1, b1, b2, b3, b4 = c
     q = 2 * a * root * (b1 + root * (b2 + root * (b3 + root * b4)))
     dq = a * root * (b1 + root * (2 * b2 + root * (3 * b3 + root * 4 * b4)))
-    logarithm = math.log(1 + 1 / q)
+    logarithm = np.log(1 + 1 / q)
     g = -2 * a * (1 + a1 * rs) * logarithm
     dg = -2 * a * a1 * rs * logarithm + 2 * a * (1 + a1 * rs) * dq / (q * (q + 1))
     return g, dg
@@ -83,7 +88,7 @@ def local_density(n: float) -> tuple[float, float]:
     """Energy per electron and potential of the unpolarised electron gas, in Hartree."""
     k = _KF * n ** (1 / 3)
     rs = _RS * _KF / k
-    ec, dec = _perdew_wang(rs, math.sqrt(rs), _PW_0)
+    ec, dec = _perdew_wang(rs, np.sqrt(rs), _PW_0)
     ex = -0.75 / math.pi * k
     return ex + ec, 4 / 3 * ex + ec - dec / 3
 
@@ -153,12 +158,12 @@ def _correlation_gradient(n, k, ec, g2, phi, gamma):
     phi3 = phi**3
     scale = 1 / (4 * phi * phi * ks2 * n)
     u = scale * g2 / n
-    expo = math.exp(-ec / (gamma * phi3))
+    expo = np.exp(-ec / (gamma * phi3))
     a = _BETA / gamma / (expo - 1)
     q = a * u
     d = 1 / (1 + q + q * q)
     x = 1 + _BETA / gamma * u * (1 + q) * d
-    h = gamma * phi3 * math.log(x)
+    h = gamma * phi3 * np.log(x)
     h_u = _BETA * phi3 * (1 + 2 * q) * d * d / x
     h_a = -_BETA * phi3 * u * u * q * (2 + q) * d * d / x
     a_ec = a * a * expo / (_BETA * phi3)
@@ -174,7 +179,7 @@ def correlation_gradient(n: float, g2: float, gamma: float) -> tuple[float, floa
     """
     k = _KF * n ** (1 / 3)
     rs = _RS * _KF / k
-    ec, dec = _perdew_wang(rs, math.sqrt(rs), _PW_0)
+    ec, dec = _perdew_wang(rs, np.sqrt(rs), _PW_0)
     h, uh, h_ec, _, v2 = _correlation_gradient(n, k, ec, g2, 1.0, gamma)
     return n * h, h - 7 / 3 * uh - h_ec * dec / 3, v2
 
@@ -217,6 +222,48 @@ def unpolarised_potential(n: ndarray, gradient: ndarray, rules: Rules, threads: 
     in_threads(_unpolarised, n.size, threads, n, gradient, rules.gamma, rules.total)
 
 
+def unpolarised_slopes(
+    n: ndarray, gradient: ndarray, rules: Rules, threads: int = 1
+) -> tuple[ndarray, ndarray, ndarray, ndarray, ndarray]:
+    """First derivatives of what :func:`unpolarised_potential` gives.
+
+    Parameters
+    ----------
+    n, gradient
+        Density with core, shape (npoints,), and its gradient g, shape (3, npoints).
+
+    Returns
+    -------
+    tuple of ndarray
+        dv/dn; x of ``dv/dg = x g``; y of ``dh/dn = y g``; s and t of ``dh/dg = s + t g g^T``; in
+        Ry and powers of Bohr, each of shape (npoints,). x and y differ in sign where ABACUS takes
+        the absolute value of a density below zero, and are the same elsewhere.
+    """
+    slopes = np.zeros((5, n.size))
+    in_threads(_unpolarised_slopes, n.size, threads, n, gradient, rules.gamma, rules.total, slopes)
+    return tuple(slopes)
+
+
+def respond(
+    n: ndarray,
+    change: ndarray,
+    gradient: ndarray,
+    slopes: tuple[ndarray, ndarray, ndarray, ndarray, ndarray],
+    threads: int = 1,
+) -> None:
+    """Change of v and h with the density, in place.
+
+    Parameters
+    ----------
+    n, change
+        Change of the density, shape (npoints,), and its gradient, shape (3, npoints); become the
+        changes of v and h to first order.
+    gradient, slopes
+        As :func:`unpolarised_slopes` takes and gives them.
+    """
+    in_threads(_respond, n.size, threads, n, change, gradient, *slopes)
+
+
 def collinear_potential(
     n: ndarray,
     m: ndarray,
@@ -246,6 +293,16 @@ def collinear_potential(
     )
 
 
+@_inlined
+def _corrected(density, g2, total):
+    """Whether exchange and correlation have a gradient correction at a point."""
+    if total:
+        both = abs(density) > 1e-6 and g2 >= 1e-10
+        return both, both
+    # each spin has half of density and gradient
+    return density > 2e-10 and g2 > 4e-20, density > 1e-6 and g2 > 1e-20
+
+
 @_compiled
 def _unpolarised(start, stop, n, gradient, gamma, total):
     for p in range(start, stop):
@@ -255,12 +312,7 @@ def _unpolarised(start, stop, n, gradient, gamma, total):
         v = factor = 0.0
         if magnitude > 1e-10:
             v = local_density(magnitude)[1]
-            if total:
-                exchange = correlation = magnitude > 1e-6 and g2 >= 1e-10
-            else:
-                # each spin has half of density and gradient
-                exchange = density > 2e-10 and g2 > 4e-20
-                correlation = density > 1e-6 and g2 > 1e-20
+            exchange, correlation = _corrected(density, g2, total)
             if exchange:
                 _, v1, v2 = exchange_gradient(magnitude, g2)
                 v += v1
@@ -272,6 +324,55 @@ def _unpolarised(start, stop, n, gradient, gamma, total):
         n[p] = 2 * v
         for axis in range(3):
             gradient[axis, p] *= 2 * factor
+
+
+@_compiled
+def _unpolarised_slopes(start, stop, n, gradient, gamma, total, slopes):
+    for p in range(start, stop):
+        magnitude, sign = abs(n[p]), 1.0 if n[p] > 0 else -1.0
+        if magnitude <= 1e-10:
+            continue
+        g2 = gradient[0, p] ** 2 + gradient[1, p] ** 2 + gradient[2, p] ** 2
+        step, step_g2 = _STEP * magnitude, _STEP * g2
+        moved, moved_g2 = complex(magnitude, step), complex(g2, step_g2)
+        dv = local_density(moved)[1].imag / step
+        dv_g2 = factor = dfactor = dfactor_g2 = 0.0
+        exchange, correlation = _corrected(n[p], g2, total)
+        if exchange:
+            _, v1, v2 = exchange_gradient(moved, complex(g2, 0))
+            dv += v1.imag / step
+            dfactor += v2.imag / step
+            _, v1, v2 = exchange_gradient(complex(magnitude, 0), moved_g2)
+            dv_g2 += v1.imag / step_g2
+            factor += v2.real
+            dfactor_g2 += v2.imag / step_g2
+        if correlation:
+            _, v1, v2 = correlation_gradient(moved, complex(g2, 0), gamma)
+            dv += v1.imag / step
+            dfactor += v2.imag / step
+            _, v1, v2 = correlation_gradient(complex(magnitude, 0), moved_g2, gamma)
+            dv_g2 += v1.imag / step_g2
+            factor += v2.real
+            dfactor_g2 += v2.imag / step_g2
+        slopes[0, p] = 2 * sign * dv
+        slopes[1, p] = 4 * dv_g2
+        slopes[2, p] = 2 * sign * dfactor
+        slopes[3, p] = 2 * factor
+        slopes[4, p] = 4 * dfactor_g2
+
+
+@_compiled
+def _respond(start, stop, n, change, gradient, dv_n, dv_g, dh_n, s, t):
+    for p in range(start, stop):
+        along = 0.0
+        for axis in range(3):
+            along += gradient[axis, p] * change[axis, p]
+        density = n[p]
+        n[p] = dv_n[p] * density + dv_g[p] * along
+        for axis in range(3):
+            change[axis, p] = s[p] * change[axis, p] + gradient[axis, p] * (
+                dh_n[p] * density + t[p] * along
+            )
 
 
 @_compiled

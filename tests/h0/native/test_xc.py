@@ -48,6 +48,41 @@ def test_potentials_are_derivatives_of_the_energy(seed):
         assert_allclose((gradient - gradient_m)[:, 0] @ axis, y, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("nspin", [1, 4])
+def test_slopes_are_derivatives_of_the_potential(nspin):
+    rng = np.random.default_rng(3)
+    rules = xc.Rules.of(nspin)
+    # below zero as well, where only nspin 1 has a gradient correction
+    n = 10 ** rng.uniform(-3, 0.5, 2000) * rng.choice([1, 1, 1, -1], 2000)
+    gradient = rng.normal(size=(3, 2000)) * n
+    change, change_g = rng.normal(size=2000) * n, rng.normal(size=(3, 2000)) * n
+
+    def potential(x):
+        v, h = n + x * change, gradient + x * change_g
+        xc.unpolarised_potential(v, h, rules)
+        return np.concatenate([v[None], h])
+
+    expected = slope(potential, 0.0, 1e-3)
+    slopes = xc.unpolarised_slopes(n, gradient, rules)
+    xc.respond(change, change_g, gradient, slopes)
+    assert_allclose(change, expected[0], rtol=1e-6, atol=1e-9)  # Ry
+    assert_allclose(change_g, expected[1:], rtol=1e-6, atol=1e-8 * np.abs(expected[1:]).max())
+    # the second derivatives of an energy do not depend on their order
+    assert_allclose(np.sign(n) * slopes[1], slopes[2], rtol=1e-9)
+
+
+def test_slopes_know_the_thresholds():
+    rng = np.random.default_rng(4)
+    n = 10 ** rng.uniform(-12, 1, 4000) * rng.choice([1, 1, 1, -1], 4000)
+    gradient = rng.normal(size=(3, 4000)) * 10 ** rng.uniform(-12, 0, 4000)
+    for nspin in (1, 4):
+        v, h = n.copy(), gradient.copy()
+        xc.unpolarised_potential(v, h, xc.Rules.of(nspin))
+        dv_n, _, _, s, _ = xc.unpolarised_slopes(n, gradient, xc.Rules.of(nspin))
+        assert np.array_equal(dv_n != 0, v != 0)
+        assert_allclose(s * gradient, h, rtol=1e-9, atol=1e-15)
+
+
 def test_without_magnetisation_both_routines_agree():
     rng = np.random.default_rng(1)
     # over all thresholds, with densities slightly below zero
