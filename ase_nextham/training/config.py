@@ -66,8 +66,8 @@ class ModelConfig:
     Parameters
     ----------
     start
-        A model to start from, whose weights are trained on. All other keys but ``citation`` are
-        then its own.
+        A model to start from, whose weights are trained on, such as one of published weights
+        (``nextham import-checkpoint``). All other keys but ``citation`` are then its own.
     windows
         Ends of the distance windows in Angstrom, one expert for each; the last is the cutoff.
     target

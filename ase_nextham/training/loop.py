@@ -162,6 +162,11 @@ class Trainer:
         self.module = module
         weights = _weights(config.loss)
         mixed = torch.bfloat16 if optimiser.precision == "bfloat16" else None
+        if mixed is not None and not getattr(module, "mixed_precision", True):
+            raise ValueError(
+                "[optimiser] precision = 'bfloat16' is not for published networks, which are "
+                "written for one precision; use 'float32' or 'tf32'"
+            )
         self.objective = Objective(module, weights, config.loss.norm, mixed).to(processes.device)
         kept = [module.graph, module.part, self.dtype]
         self.examples = Examples(training, *kept, memory=config.data.memory)

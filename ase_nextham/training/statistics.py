@@ -29,11 +29,11 @@ def set_units(objective: Objective, examples: Iterable[Example]) -> None:
     count = torch.zeros_like(objective.trace_scale)
     for example in examples:
         errors.append(error(example.label, objective.norm))
-        if objective.has_traces:
+        if objective.has_traces and not objective.patterns:
             _add_traces(total, count, objective.module, example)
     value = torch.stack(errors).mean().clamp(min=1e-30)
     objective.unit.copy_(value.sqrt() if squared else value)
-    if objective.has_traces:
+    if objective.has_traces and not objective.patterns:
         scale = (total / count.clamp(min=1e-30)).clamp(min=FLOOR**2)
         objective.trace_scale.copy_(scale)
 
