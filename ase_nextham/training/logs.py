@@ -67,6 +67,23 @@ def _text(value) -> str:
     return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
+def tensorboard_writer() -> type:
+    """The class that writes TensorBoard's files.
+
+    Raises
+    ------
+    ImportError
+        If TensorBoard is not installed; it says how to install it.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise ImportError(
+            "[run] tensorboard = true needs TensorBoard: pip install tensorboard"
+        ) from err
+    return SummaryWriter
+
+
 class Log:
     """All that is written while a run goes on.
 
@@ -90,13 +107,7 @@ class Log:
     def __init__(self, folder: Path, steps: int, total: int, progress: bool, tensorboard: bool):
         self._writer = self._bar = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as err:
-                raise ImportError(
-                    "[run] tensorboard = true needs TensorBoard: pip install tensorboard"
-                ) from err
-            self._writer = SummaryWriter(folder / "tensorboard", purge_step=steps)
+            self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=steps)
         self._steps = Table(folder / STEPS, STEP_COLUMNS, steps)
         self._validations = Table(folder / VALIDATIONS, VALIDATION_COLUMNS, steps)
         if progress:
@@ -142,4 +153,4 @@ class Log:
                     self._writer.add_scalar(f"{group}/{name}", value, values["step"])
 
 
-__all__ = ["STEPS", "VALIDATIONS", "Log", "Table"]
+__all__ = ["STEPS", "VALIDATIONS", "Log", "Table", "tensorboard_writer"]

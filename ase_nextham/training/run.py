@@ -6,6 +6,7 @@ The folder of a run holds::
     checkpoint.safetensors   the state from which the run goes on
     model/                   the best model by validation (ase_nextham.model.load)
     steps.csv validation.csv what happened
+    learning_curve.png       a picture of it
     tensorboard/             if wanted
 """
 
@@ -25,17 +26,18 @@ from typing import Any
 
 import torch
 
-from ase_nextham.files import write_atomically
+from ase_nextham.files import replacing, write_atomically
 from ase_nextham.training import checkpoint as checkpoints
 from ase_nextham.training.config import DataConfig, TrainConfig
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.dataset_split import random_split, read_split
 from ase_nextham.training.distributed import Processes, processes
-from ase_nextham.training.logs import Log
+from ase_nextham.training.logs import Log, tensorboard_writer
 from ase_nextham.training.loop import Trainer, Validation
 from ase_nextham.training.models import new_model, save_model, started_model
 
 CHECKPOINT, CONFIG, MODEL = "checkpoint.safetensors", "train.toml", "model"
+CURVE = "learning_curve.png"
 
 _MAY_CHANGE = {
     "run": {"folder", "device", "checkpoint_minutes", "progress", "tensorboard"},
@@ -43,6 +45,8 @@ _MAY_CHANGE = {
     "optimiser": {"micro_batch", "nonfinite"},
 }
 """What may differ when a run goes on."""
+
+_CURVE_SECONDS = 60.0  # at least, between two pictures of a run that goes on
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def train(config: TrainConfig) -> TrainingResult:
     ValueError
         If the configuration does not fit the data, or the folder holds a run that was configured
         otherwise.
+    ImportError
+        If TensorBoard's files are wanted and TensorBoard is not installed.
     OSError
         If the disk is full; the last checkpoint is then as it was.
     FloatingPointError
@@ -110,6 +116,8 @@ def train_samples(
     group
         Processes that train together.
     """
+    if config.run.tensorboard:
+        tensorboard_writer()  # that it is missing is told before any work
     folder = Path(config.run.folder)
     last = folder / CHECKPOINT
     saved = checkpoints.read(last) if last.is_file() else None
@@ -188,9 +196,10 @@ class _Run:
         if self.group.first:
             self.log = Log(folder, trainer.step, trainer.steps, run.progress, run.tensorboard)
         self._checkpoint_due = time.monotonic() + 60 * run.checkpoint_minutes
+        self._curve_due = time.monotonic() + _CURVE_SECONDS
 
     def to_the_end(self, ended: threading.Event) -> TrainingResult:
-        trainer = self.trainer
+        trainer, begun = self.trainer, self.trainer.step
         try:
             finished = True
             while trainer.step < trainer.steps:
@@ -199,12 +208,16 @@ class _Run:
                     self.log.step(values)
                 if self._validation_is_due():
                     self._validate()
+                    if time.monotonic() > self._curve_due:
+                        self._draw_curve()
                 if self.group.any(ended.is_set()):
                     finished = trainer.step == trainer.steps
                     break
                 if time.monotonic() > self._checkpoint_due:
                     self._write_checkpoint()
             self._write_checkpoint()
+            if trainer.step > begun:
+                self._draw_curve()
         finally:
             trainer.loader.close()
             if self.log:
@@ -274,6 +287,18 @@ class _Run:
             values = {**state.values, "config": self.trainer.config.to_dict()}
             checkpoints.write(self.folder / CHECKPOINT, replace(state, values=values))
         self._checkpoint_due = time.monotonic() + 60 * run.checkpoint_minutes
+
+    def _draw_curve(self) -> None:
+        """A picture of the run so far; of a long run it takes a fiftieth of the time at most."""
+        if not self.group.first:
+            return
+        from ase_nextham.training.figures import learning_curve
+
+        begin = time.monotonic()
+        with replacing(self.folder / CURVE) as temporary:
+            learning_curve(self.folder).savefig(temporary)
+        end = time.monotonic()
+        self._curve_due = end + max(_CURVE_SECONDS, 50 * (end - begin))
 
 
 def _check_same_run(path: Path, saved: dict, now: dict) -> None:

@@ -13,16 +13,18 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from numpy.testing import assert_allclose
 
 from ase_nextham import model
 from ase_nextham.matrix import aligned
 from ase_nextham.model.layers import irrep_name
-from ase_nextham.training import checkpoint
+from ase_nextham.training import checkpoint, figures, run
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.distributed import Processes, chosen_device
 from ase_nextham.training.loop import Trainer
@@ -96,6 +98,25 @@ def test_the_model_on_disk_has_the_errors_that_were_reported(config, experts):
     assert predictor.info.orbitals["H"].endswith("1")
     assert predictor.info.training["config"] == settings.to_dict()
     assert predictor.info.training["validation"]["samples"] == 2
+
+
+def test_a_run_leaves_a_picture_of_itself_now_and_then_and_at_its_end(config, monkeypatch):
+    drawn = []
+
+    def learning_curve(folder):
+        drawn.append(int(rows(folder / "validation.csv")[-1]["step"]))
+        return draw(folder)
+
+    draw = figures.learning_curve
+    monkeypatch.setattr(figures, "learning_curve", learning_curve)
+    monkeypatch.setattr(run, "_CURVE_SECONDS", 0.0)
+    result = train(config(optimiser={"epochs": 3, "batch": 2}))
+    assert drawn == [2, 6]  # not again at once
+    picture = imread(result.folder / "learning_curve.png")
+    assert picture.shape[0] > 300
+    assert picture[..., :3].std() > 0.05  # not empty
+    train(config(optimiser={"epochs": 3, "batch": 2}))  # was finished
+    assert len(drawn) == 2
 
 
 def test_experts_one_by_one_leave_each_other_alone(config):
@@ -294,6 +315,7 @@ def test_tensorboard_writes_its_files_or_says_what_to_install(config):
     if importlib.util.find_spec("tensorboard") is None:
         with pytest.raises(ImportError, match="pip install tensorboard"):
             train(settings)
+        assert not Path(settings.run.folder).exists()  # nothing was begun
     else:
         assert any((train(settings).folder / "tensorboard").iterdir())
 
