@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -22,17 +21,16 @@ from ase import Atoms
 from ase.calculators.calculator import CalculatorSetupError
 from numpy import ndarray
 
-from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.h0.elementfiles import configured_folder, find_files
 from ase_nextham.h0.native.element import Element, load_element
 from ase_nextham.h0.native.kleinman_bylander import add_nonlocal_potential
 from ase_nextham.h0.native.operators import two_centre_operators
-from ase_nextham.h0.native.pairs import Layout, Neighbours, layout, neighbours, vectors
-from ase_nextham.h0.native.projectors import Projectors, projectors
+from ase_nextham.h0.native.pairs import Layout, vectors
+from ase_nextham.h0.native.projectors import projectors
+from ase_nextham.h0.native.structure import Structure
 from ase_nextham.h0.native.tables import SpeciesTables
 from ase_nextham.h0.spin import Spin, check_spin_options, spin_treatment
-from ase_nextham.h0.stru import wrapped
 from ase_nextham.matrix import AtomPairs, LCAOMatrix
 from ase_nextham.units import BOHR, RYDBERG
 
@@ -208,7 +206,7 @@ class NativeH0:
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _structure(self, atoms: Atoms, elements: Mapping[str, Element], spin: Spin) -> _Structure:
+    def _structure(self, atoms: Atoms, elements: Mapping[str, Element], spin: Spin) -> Structure:
         """The structure in the engine's terms."""
         if spin.noncollinear:
             raise CalculatorSetupError(
@@ -221,7 +219,7 @@ class NativeH0:
             kb = [projectors(one.pseudopotential, spin.spin_orbit) for one in elements.values()]
         except ValueError as error:
             raise CalculatorSetupError(str(error)) from error
-        return _Structure.of(atoms, list(elements), list(elements.values()), kb)
+        return Structure.of(atoms, list(elements), list(elements.values()), kb)
 
     def _elements(self, atoms: Atoms) -> dict[str, Element]:
         """What is known of each element, after checks of the structure."""
@@ -247,7 +245,7 @@ class NativeH0:
         except (OSError, ValueError) as error:
             raise CalculatorSetupError(str(error)) from error
 
-    def _check_memory(self, work: _Structure, spin: Spin) -> None:
+    def _check_memory(self, work: Structure, spin: Spin) -> None:
         """Say beforehand what large cells need, and refuse what cannot work."""
         need = work.memory(spin, self.position, self.ecutwfc)
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -262,7 +260,7 @@ class NativeH0:
         if len(work.tau) >= LARGE:
             _log.info("%s needs about %.1f GB of memory", name, need / 1e9)
 
-    def _compute(self, atoms: Atoms, work: _Structure, spin: Spin) -> LCAOData:
+    def _compute(self, atoms: Atoms, work: Structure, spin: Spin) -> LCAOData:
         from threadpoolctl import threadpool_limits
 
         tables = SpeciesTables(work.elements, work.projectors)
@@ -312,7 +310,7 @@ class NativeH0:
         )
 
     def _scalar(
-        self, work: _Structure, spin: Spin, kinetic: ndarray
+        self, work: Structure, spin: Spin, kinetic: ndarray
     ) -> tuple[ndarray, tuple[int, int, int] | None]:
         """Kinetic energy and local potential of the direct pairs, for up and down if they differ.
 
@@ -342,7 +340,7 @@ class NativeH0:
         result += kinetic
         return result, potential.grid
 
-    def _integral(self, work: _Structure, potential: ndarray) -> ndarray:
+    def _integral(self, work: Structure, potential: ndarray) -> ndarray:
         arguments = (potential, *work.grid_arguments())
         options = {"dtype": self.dtype, "progress": self._shows_progress(work)}
         if self.device == "cpu":
@@ -361,7 +359,7 @@ class NativeH0:
             raise CalculatorSetupError(str(error)) from error
 
     def _transposed_integral(
-        self, work: _Structure, shape: tuple[int, int, int], gradient: ndarray
+        self, work: Structure, shape: tuple[int, int, int], gradient: ndarray
     ) -> ndarray:
         from ase_nextham.h0.native.integral import grid_integral_transpose
 
@@ -375,12 +373,12 @@ class NativeH0:
         # only Linux tells how many processors this process may use
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-    def _shows_progress(self, work: _Structure) -> bool:
+    def _shows_progress(self, work: Structure) -> bool:
         if self.progress is None:
             return len(work.tau) >= LARGE and sys.stderr.isatty()
         return self.progress
 
-    def _source(self, work: _Structure, spin: Spin, grid) -> dict:
+    def _source(self, work: Structure, spin: Spin, grid) -> dict:
         from ase_nextham import __version__
 
         source = {
@@ -406,75 +404,6 @@ class NativeH0:
         if self.terms != TERMS:
             source["terms"] = list(self.terms)
         return source
-
-
-@dataclass(frozen=True, eq=False)
-class _Structure:
-    """A structure in the engine's terms: Bohr, atoms inside the cell, species by number."""
-
-    symbols: list[str]
-    elements: list[Element]
-    projectors: list[Projectors]
-    kinds: ndarray  # (natoms,)
-    cell: ndarray  # (3, 3)
-    tau: ndarray  # (natoms, 3), inside the cell
-    origins: ndarray  # (natoms, 3), as given
-    images: ndarray  # (natoms, 3): origins = tau + images @ cell
-    reach: Neighbours
-    layout: Layout
-
-    @classmethod
-    def of(
-        cls,
-        atoms: Atoms,
-        symbols: list[str],
-        elements: list[Element],
-        kb: list[Projectors],
-    ) -> _Structure:
-        kinds = np.array([symbols.index(symbol) for symbol in atoms.get_chemical_symbols()])
-        cell = atoms.cell.array / BOHR
-        origins = atoms.positions / BOHR
-        fractional, images = wrapped(np.linalg.solve(cell.T, origins.T).T)
-        tau = fractional @ cell
-        cutoff = np.array([element.cutoff for element in elements])[kinds]
-        reach = neighbours(cell, tau, cutoff, np.array([one.cutoff for one in kb])[kinds])
-        order = np.argsort(reach.j, kind="stable")
-        reach = Neighbours(reach.i[order], reach.j[order], reach.R[order])
-        norbitals = np.array([element.norbitals for element in elements])[kinds]
-        blocks = layout(cell, tau, images, norbitals, cutoff, reach)
-        return cls(symbols, elements, kb, kinds, cell, tau, origins, images, reach, blocks)
-
-    def basis(self) -> Basis:
-        named = list(zip(self.symbols, self.elements, strict=True))
-        return Basis(
-            {symbol: element.shells for symbol, element in named},
-            radius={symbol: element.cutoff * BOHR for symbol, element in named},
-            fingerprint={symbol: element.orbital_fingerprint for symbol, element in named},
-            valence={symbol: element.pseudopotential.header.valence for symbol, element in named},
-        )
-
-    def grid_arguments(self) -> tuple:
-        """What sums over the grid need, after the potential."""
-        direct = self.layout.direct
-        return (
-            self.cell,
-            self.tau,
-            self.kinds,
-            [element.grid_orbitals for element in self.elements],
-            self.layout.pairs.i[direct],
-            self.layout.pairs.j[direct],
-            self.layout.R[direct],
-        )
-
-    def memory(self, spin: Spin, position: bool, ecut: float) -> float:
-        """About how many bytes the computation takes at its peak."""
-        blocks = self.layout
-        polarised = 2 if spin.magmoms.any() else 1
-        direct = float((blocks.rows * blocks.columns)[blocks.direct].sum())
-        matrices = 8 * float(blocks.offsets[-1]) * (1 + 3 * position)
-        matrices += float(blocks.offsets[-1]) * (64 if spin.nspin == 4 else 8 * polarised)
-        points = abs(np.linalg.det(self.cell)) * (4 * ecut) ** 1.5 / np.pi**3 * 1.2
-        return matrices + 8 * direct * (1 + polarised) + 100 * points * polarised
 
 
 def _has_so(elements: Mapping[str, Element]) -> dict[str, bool]:
