@@ -192,6 +192,14 @@ def test_the_learning_curve_has_means_of_epochs_and_the_error_of_h0(tmp_path):
     assert labels == ["training", "validation", "H(0), validation"]
 
 
+def test_one_validation_is_enough_to_see_the_error_of_h0(tmp_path):
+    write_run(tmp_path, "1,0.5,1,1,8\n2,1,1,1,8\n", "2,1,1.5,5,6,1\n")
+    _, lower = figures.learning_curve(tmp_path).axes
+    (line,) = [line for line in lower.lines if line.get_label() == "H(0), validation"]
+    assert np.ptp(line.get_xdata()) == 1  # of the width of the axes
+    assert_allclose(line.get_ydata(), 6)
+
+
 def test_a_run_without_a_validation_has_a_learning_curve(tmp_path):
     write_run(tmp_path, "1,0.5,1,1,8\n", "")
     figure = figures.learning_curve(tmp_path)
