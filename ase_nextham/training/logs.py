@@ -107,7 +107,8 @@ class Log:
     def __init__(self, folder: Path, steps: int, total: int, progress: bool, tensorboard: bool):
         self._writer = self._bar = None
         if tensorboard:
-            self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=steps)
+            # steps from this one on, of a run that was cut off, are not shown
+            self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=steps + 1)
         self._steps = Table(folder / STEPS, STEP_COLUMNS, steps)
         self._validations = Table(folder / VALIDATIONS, VALIDATION_COLUMNS, steps)
         if progress:

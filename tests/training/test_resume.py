@@ -15,8 +15,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from ase_nextham.training import checkpoint
-from ase_nextham.training.logs import Table
+from ase_nextham.training import checkpoint, logs
+from ase_nextham.training.logs import Log, Table
 from ase_nextham.training.run import train
 
 
@@ -118,3 +118,27 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     table.add({"step": 3, "loss": 0.25})
     table.close()
     assert path.read_text() == "step,loss\n1,0.5\n2,0.5\n3,0.25\n"
+
+
+def test_tensorboard_keeps_what_was_done_before_the_checkpoint(tmp_path, monkeypatch):
+    shown = []
+
+    class Board:
+        """TensorBoard does not show what was written of the step ``purge_step`` and later ones."""
+
+        def __init__(self, folder, purge_step):
+            shown[:] = [step for step in shown if step < purge_step]
+
+        def add_scalar(self, name, value, step):
+            shown.append(step)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(logs, "tensorboard_writer", lambda: Board)
+    for done, last in ((0, 5), (3, 6)):  # cut off at 5 steps, of which 3 are in the checkpoint
+        log = Log(tmp_path, done, 6, progress=False, tensorboard=True)
+        for step in range(done + 1, last + 1):
+            log.step({"step": step, "loss": 0.5})
+        log.close()
+    assert shown == [1, 2, 3, 4, 5, 6]
