@@ -11,6 +11,7 @@ from ase_nextham.potential_head.apply import (
     change_of_potential,
     coefficient_gradient,
     dh_from_coefficients,
+    hamiltonian_from_coefficients,
     plane_wave_sums,
     standard_expansion,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "dh_from_coefficients",
     "fit_density",
     "fit_matrix",
+    "hamiltonian_from_coefficients",
     "plane_wave_sums",
     "standard_expansion",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy import ndarray
 
+from ase_nextham.data import LCAOData
 from ase_nextham.expansion import (
     KINDS,
     Expansion,
@@ -16,6 +17,7 @@ from ase_nextham.expansion import (
 )
 from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.localpart import LocalPart, squared_orbitals
+from ase_nextham.h0.native.prepared import PreparedH0
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.units import RYDBERG
 
@@ -70,7 +72,7 @@ def change_of_potential(part: LocalPart, expansion: Expansion, coefficients: nda
     Parameters
     ----------
     part
-        Of the structure, from ``NativeH0.local_part``.
+        Of the structure, from ``NativeH0.prepare``.
     coefficients
         As :class:`~ase_nextham.expansion.Expansion` orders them. Of a density, what is left of
         the charge is taken off first.
@@ -81,11 +83,17 @@ def change_of_potential(part: LocalPart, expansion: Expansion, coefficients: nda
         In Ry, shape (n1, n2, n3). The average of an expanded potential is zero; that of one from
         the density is what ABACUS's would be.
     """
-    sums = plane_wave_sums(part, expansion)
     if expansion.kind == "potential":
-        return part.to_grid(sums.plane_waves(coefficients))
-    coefficients = expansion.neutral(part.symbols, coefficients)
-    return part.potential(sums.plane_waves(coefficients)) - part.v0
+        return part.to_grid(plane_wave_sums(part, expansion).plane_waves(coefficients))
+    return _potential(part, expansion, coefficients) - part.v0
+
+
+def _potential(part: LocalPart, expansion: Expansion, coefficients: ndarray) -> ndarray:
+    """The local potential of H in Ry; arguments as of :func:`change_of_potential`."""
+    if expansion.kind == "potential":
+        return part.v0 + change_of_potential(part, expansion, coefficients)
+    neutral = expansion.neutral(part.symbols, coefficients)
+    return part.potential(plane_wave_sums(part, expansion).plane_waves(neutral))
 
 
 def dh_from_coefficients(
@@ -97,6 +105,36 @@ def dh_from_coefficients(
     up to a multiple of S.
     """
     return part.matrix(change_of_potential(part, expansion, coefficients))
+
+
+def hamiltonian_from_coefficients(
+    prepared: PreparedH0,
+    expansion: Expansion,
+    coefficients: ndarray,
+    *,
+    with_h0: bool = True,
+) -> LCAOData:
+    """S, H, and H(0) if wanted: for coefficients that are known before H(0) is.
+
+    Coefficients that were predicted from ``data = prepared.compute()`` need no second S and H(0):
+    there H is ``data.h0 + dh_from_coefficients(prepared.local_part, ...)``.
+
+    Parameters
+    ----------
+    prepared
+        The structure, from ``NativeH0.prepare``.
+    coefficients
+        As of :func:`change_of_potential`.
+    with_h0
+        Whether H(0) is wanted; without it there is one sum over the grid.
+
+    Returns
+    -------
+    LCAOData
+        With ``hamiltonian``, and r(R) if the engine was told so.
+    """
+    potential = _potential(prepared.local_part, expansion, coefficients)
+    return prepared.compute(potential, with_h0=with_h0)
 
 
 def coefficient_gradient(

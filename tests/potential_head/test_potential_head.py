@@ -20,6 +20,7 @@ from ase_nextham.potential_head import (
     dh_from_coefficients,
     fit_density,
     fit_matrix,
+    hamiltonian_from_coefficients,
     plane_wave_sums,
     standard_expansion,
 )
@@ -195,6 +196,25 @@ def test_the_potential_of_a_density_is_that_of_h0_plus_dh(engine, radical):
     waves = plane_wave_sums(part, expansion).plane_waves(coefficients)
     dh = dh_from_coefficients(part, expansion, coefficients)
     assert difference(part.matrix(part.potential(waves)), local + dh) < 1e-12
+
+
+@pytest.mark.parametrize("nspin", [1, 4])
+def test_h_comes_with_or_without_h0(engine, radical, kind, nspin):
+    prepared = engine(nspin=nspin, position=True).prepare(radical)
+    expansion = expansion_of(prepared.local_part, kind)
+    coefficients = random_coefficients(prepared.local_part, expansion)
+    data = prepared.compute()
+    dh = dh_from_coefficients(prepared.local_part, expansion, coefficients)
+    both = hamiltonian_from_coefficients(prepared, expansion, coefficients)
+    alone = hamiltonian_from_coefficients(prepared, expansion, coefficients, with_h0=False)
+    assert data.hamiltonian is None
+    assert alone.h0 is None
+    assert difference(both.h0, data.h0) < 1e-12
+    for found in (both, alone):
+        assert difference(found.hamiltonian, data.h0 + dh) < 1e-12
+        assert difference(found.overlap, data.overlap) == 0
+        assert difference(found.position[2], data.position[2]) == 0
+        assert found.source == data.source
 
 
 def test_charge_in_coefficients_is_taken_off(engine, radical):

@@ -12,27 +12,20 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import CalculatorSetupError
-from numpy import ndarray
 
 from ase_nextham.data import LCAOData
 from ase_nextham.h0.elementfiles import configured_folder, find_files
 from ase_nextham.h0.native.element import Element, load_element
-from ase_nextham.h0.native.kleinman_bylander import add_nonlocal_potential
-from ase_nextham.h0.native.operators import two_centre_operators
-from ase_nextham.h0.native.pairs import Layout, vectors
+from ase_nextham.h0.native.gridsums import GridSums
+from ase_nextham.h0.native.prepared import PreparedH0
 from ase_nextham.h0.native.projectors import projectors
 from ase_nextham.h0.native.structure import Structure
-from ase_nextham.h0.native.tables import SpeciesTables
 from ase_nextham.h0.spin import Spin, check_spin_options, spin_treatment
-from ase_nextham.matrix import AtomPairs, LCAOMatrix
-from ase_nextham.units import BOHR, RYDBERG
 
 if TYPE_CHECKING:
     from ase_nextham.h0.native.localpart import LocalPart
@@ -166,9 +159,19 @@ class NativeH0:
         """
         elements = self._elements(atoms)
         spin = spin_treatment(atoms, _has_so(elements), self.nspin, self.spin_orbit, self.moments)
-        work = self._structure(atoms, elements, spin)
-        self._check_memory(work, spin)
-        return self._compute(atoms, work, spin)
+        return self._prepared(atoms, elements, spin).compute()
+
+    def prepare(self, atoms: Atoms) -> PreparedH0:
+        """The structure made ready, for H(0) and for H with other local potentials.
+
+        Raises
+        ------
+        CalculatorSetupError
+            As :meth:`compute`.
+        """
+        elements = self._elements(atoms)
+        spin = spin_treatment(atoms, _has_so(elements), self.nspin, self.spin_orbit, self.moments)
+        return self._prepared(atoms, elements, spin)
 
     def local_part(self, atoms: Atoms) -> LocalPart:
         """The part of H(0) that changes of the density and of the potential change.
@@ -178,36 +181,11 @@ class NativeH0:
         CalculatorSetupError
             As :meth:`compute`, and for initial magnetic moments that are not ignored.
         """
-        from ase_nextham.h0.native.localpart import LocalPart
-
-        elements = self._elements(atoms)
-        spin = spin_treatment(atoms, _has_so(elements), self.nspin, self.spin_orbit, self.moments)
-        if spin.magmoms.any():
-            raise CalculatorSetupError(
-                "there are initial magnetic moments; changes of the density and of the potential "
-                "have no spin here: use moments='zero'"
-            )
-        work = self._structure(atoms, elements, spin)
-        pairs, direct = work.layout.pairs, work.layout.direct
-        return LocalPart(
-            symbols=tuple(atoms.get_chemical_symbols()),
-            cell=work.cell,
-            tau=work.tau,
-            kinds=work.kinds,
-            elements=tuple(work.elements),
-            basis=work.basis(),
-            pairs=AtomPairs(pairs.i[direct], pairs.j[direct], pairs.R[direct]),
-            nspin=spin.nspin,
-            ecutwfc=self.ecutwfc,
-            threads=self._nthreads(),
-            integrate=partial(self._integral, work),
-            transposed=partial(self._transposed_integral, work),
-        )
+        return self.prepare(atoms).local_part
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _structure(self, atoms: Atoms, elements: Mapping[str, Element], spin: Spin) -> Structure:
-        """The structure in the engine's terms."""
+    def _prepared(self, atoms: Atoms, elements: Mapping[str, Element], spin: Spin) -> PreparedH0:
         if spin.noncollinear:
             raise CalculatorSetupError(
                 "the initial magnetic moments are vectors; this engine has moments along z only: "
@@ -219,7 +197,20 @@ class NativeH0:
             kb = [projectors(one.pseudopotential, spin.spin_orbit) for one in elements.values()]
         except ValueError as error:
             raise CalculatorSetupError(str(error)) from error
-        return Structure.of(atoms, list(elements), list(elements.values()), kb)
+        work = Structure.of(atoms, list(elements), list(elements.values()), kb)
+        self._check_memory(work, spin)
+        return PreparedH0(
+            atoms=atoms.copy(),
+            structure=work,
+            spin=spin,
+            sums=GridSums(
+                work, self.device, self.dtype, self._nthreads(), self._shows_progress(work)
+            ),
+            ecutwfc=self.ecutwfc,
+            position=self.position,
+            terms=self.terms,
+            source=self._source(work, spin),
+        )
 
     def _elements(self, atoms: Atoms) -> dict[str, Element]:
         """What is known of each element, after checks of the structure."""
@@ -260,113 +251,6 @@ class NativeH0:
         if len(work.tau) >= LARGE:
             _log.info("%s needs about %.1f GB of memory", name, need / 1e9)
 
-    def _compute(self, atoms: Atoms, work: Structure, spin: Spin) -> LCAOData:
-        from threadpoolctl import threadpool_limits
-
-        tables = SpeciesTables(work.elements, work.projectors)
-        with threadpool_limits(self._nthreads(), user_api="blas"):
-            operators = two_centre_operators(
-                work.layout, work.kinds, tables.orbitals, work.origins if self.position else None
-            )
-            if spin.nspin == 4:
-                matrix = np.zeros(4 * work.layout.offsets[-1], complex)
-            else:
-                matrix = np.zeros(work.layout.offsets[-1])
-            if "nonlocal" in self.terms:
-                add_nonlocal_potential(
-                    matrix,
-                    work.layout,
-                    work.images,
-                    work.kinds,
-                    work.reach,
-                    vectors(work.cell, work.tau, work.reach.i, work.reach.j, work.reach.R),
-                    tables.overlaps,
-                    [kb.coefficients for kb in work.projectors],
-                )
-        position = operators.position
-        if position is not None:
-            position *= BOHR
-        scalar, grid = self._scalar(work, spin, operators.kinetic)
-        if spin.nspin == 2 and len(scalar) == 1:  # no term that depends on spin
-            scalar = np.concatenate([scalar, scalar])
-        matrix = _finished(matrix, scalar, work.layout)
-        basis = work.basis()
-        symbols = atoms.get_chemical_symbols()
-        kind = {1: "unpolarised", 2: "collinear", 4: "spinor"}[spin.nspin]
-        if position is not None:
-            position = tuple(
-                LCAOMatrix(basis, symbols, work.layout.pairs, "unpolarised", r) for r in position
-            )
-        placed = atoms.copy()
-        placed.set_initial_magnetic_moments(None)  # ASE keeps the shape, which may be of vectors
-        placed.set_initial_magnetic_moments(spin.magmoms if spin.magmoms.any() else None)
-        return LCAOData(
-            placed,
-            LCAOMatrix(basis, symbols, work.layout.pairs, "unpolarised", operators.overlap),
-            h0=LCAOMatrix(basis, symbols, work.layout.pairs, kind, matrix),
-            position=position,
-            nelectrons=basis.nelectrons(symbols),
-            source=self._source(work, spin, grid),
-        )
-
-    def _scalar(
-        self, work: Structure, spin: Spin, kinetic: ndarray
-    ) -> tuple[ndarray, tuple[int, int, int] | None]:
-        """Kinetic energy and local potential of the direct pairs, for up and down if they differ.
-
-        Returns
-        -------
-        (ndarray, tuple or None)
-            In Ry, shape (1 or 2, size); and the grid.
-        """
-        kinetic = kinetic[None]
-        if "kinetic" not in self.terms:
-            kinetic[:] = 0
-        if "local" not in self.terms:
-            return kinetic, None
-        from ase_nextham.h0.native.potential import local_potential
-
-        potential = local_potential(
-            work.cell,
-            work.tau,
-            work.kinds,
-            [element.form_factors for element in work.elements],
-            spin.magmoms if spin.magmoms.any() else None,
-            spin.nspin,
-            self.ecutwfc,
-            threads=self._nthreads(),
-        )
-        result = self._integral(work, potential.v)
-        result += kinetic
-        return result, potential.grid
-
-    def _integral(self, work: Structure, potential: ndarray) -> ndarray:
-        arguments = (potential, *work.grid_arguments())
-        options = {"dtype": self.dtype, "progress": self._shows_progress(work)}
-        if self.device == "cpu":
-            from ase_nextham.h0.native.integral import grid_integral
-
-            return grid_integral(*arguments, threads=self._nthreads(), **options)
-        try:
-            from ase_nextham.h0.native.integral_torch import grid_integral_torch
-        except ImportError as error:
-            raise CalculatorSetupError(
-                f"device={self.device!r} needs the package torch: pip install torch"
-            ) from error
-        try:
-            return grid_integral_torch(*arguments, device=self.device, **options)
-        except ValueError as error:
-            raise CalculatorSetupError(str(error)) from error
-
-    def _transposed_integral(
-        self, work: Structure, shape: tuple[int, int, int], gradient: ndarray
-    ) -> ndarray:
-        from ase_nextham.h0.native.integral import grid_integral_transpose
-
-        return grid_integral_transpose(
-            gradient, shape, *work.grid_arguments(), threads=self._nthreads()
-        )
-
     def _nthreads(self) -> int:
         if self.threads is not None:
             return self.threads
@@ -378,7 +262,7 @@ class NativeH0:
             return len(work.tau) >= LARGE and sys.stderr.isatty()
         return self.progress
 
-    def _source(self, work: Structure, spin: Spin, grid) -> dict:
+    def _source(self, work: Structure, spin: Spin) -> dict:
         from ase_nextham import __version__
 
         source = {
@@ -399,8 +283,6 @@ class NativeH0:
                 for symbol, element in zip(work.symbols, work.elements, strict=True)
             },
         }
-        if grid is not None:
-            source["grid"] = [int(n) for n in grid]
         if self.terms != TERMS:
             source["terms"] = list(self.terms)
         return source
@@ -418,17 +300,3 @@ def _check_functional(symbol: str, element: Element) -> None:
             f"{symbol}: the pseudopotential was made for {functional}, and this engine has PBE "
             "only; use one for PBE, or h0='abacus'"
         )
-
-
-def _finished(matrix: ndarray, scalar: ndarray, blocks: Layout) -> ndarray:
-    """All of H(0) in eV: both halves, and both spins where ``scalar`` has two."""
-    from ase_nextham.h0.native.kernels import finish_real, finish_spinor
-
-    where = (blocks.offsets, blocks.rows, blocks.columns, blocks.half, blocks.pairs.reverse)
-    if np.iscomplexobj(matrix):
-        finish_spinor(matrix, scalar[0], scalar[-1], blocks.direct_offsets, where, RYDBERG)
-        return matrix
-    spins = np.stack([matrix] * len(scalar)) if len(scalar) > 1 else matrix[None]
-    for one, own in zip(spins, scalar, strict=True):
-        finish_real(one, own, blocks.direct_offsets, where, RYDBERG)
-    return spins if len(scalar) > 1 else spins[0]

@@ -28,7 +28,7 @@ _WEIGHT_SPACING = 0.02  # 1/Bohr, of the transform of the sum of squared orbital
 
 @dataclass(frozen=True, eq=False)
 class LocalPart:
-    """Grid, plane waves and integrals of one structure, made by ``NativeH0.local_part``.
+    """Grid, plane waves and integrals of one structure: ``NativeH0.prepare(atoms).local_part``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class LocalPart:
         Ry, shape (n, nelements).
     transposed
         From the shape of the grid and derivatives with these elements, shape (nelements,), to
-        those with the potential at each point, shape (n1, n2, n3); on the processor.
+        those with the potential at each point, shape (n1, n2, n3).
     """
 
     symbols: tuple[str, ...]
@@ -192,7 +192,9 @@ class LocalPart:
     @cached_property
     def v0(self) -> ndarray:
         """The local potential of H(0) in Ry, shape (n1, n2, n3)."""
-        return self.potential(np.zeros(len(self.vectors)))
+        atoms = self._atoms
+        density, electrostatic = atoms.density.copy(), atoms.electrostatic.copy()
+        return potential_of_density(self.waves, density, electrostatic, Rules.of(self.nspin))
 
     def potential(self, change: ndarray) -> ndarray:
         """The local potential with a changed density.

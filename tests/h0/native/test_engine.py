@@ -279,6 +279,20 @@ def test_moments_that_are_not_used_are_mentioned(native, radical):
     assert not data.atoms.get_initial_magnetic_moments().any()
 
 
+def test_a_potential_that_does_not_fit_is_refused(native, radical):
+    prepared = native().prepare(radical)
+    v = prepared.local_part.v0
+    with pytest.raises(ValueError, match=r"shape \(3, 3, 3\), but the grid of this structure has"):
+        prepared.compute(np.zeros((3, 3, 3)))
+    with pytest.raises(ValueError, match="there is nothing to compute"):
+        prepared.compute(with_h0=False)
+    with pytest.raises(ValueError, match="leave out what the potential would replace"):
+        native(terms=["kinetic"]).prepare(radical).compute(v)
+    magnetic = native(nspin=4, moments="abacus39_auto").prepare(radical)
+    with pytest.raises(CalculatorSetupError, match="moments='zero'"):
+        magnetic.compute(v)
+
+
 def test_a_device_that_is_not_there_is_named(native, radical):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if torch.cuda.is_available():
