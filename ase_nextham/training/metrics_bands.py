@@ -113,6 +113,48 @@ class BandErrors:
         return merged(self.by_energy[name] for name in others)
 
 
+@dataclass(frozen=True)
+class WorstBand:
+    """The band energy of one structure that is most wrong, of those that may be ghost states.
+
+    Parameters
+    ----------
+    band
+        Its number, from 1 for the lowest.
+    spin
+        ``"up"`` or ``"down"``; None where bands have no such spin.
+    kpt
+        In units of the reciprocal vectors; one of several that are equivalent.
+    energy
+        Self-consistent, from the Fermi level, in eV.
+    error
+        In eV, positive where the energy is too high.
+    ghosts
+        At how many points of the full mesh this band is a ghost state.
+    """
+
+    band: int
+    spin: str | None
+    kpt: tuple[float, float, float]
+    energy: float
+    error: float
+    ghosts: int
+
+    def __str__(self):
+        band = f"band {self.band}" + (f" of spin {self.spin}" if self.spin else "")
+        side = "below" if self.energy < 0 else "above"
+        where = ", ".join(f"{x + 0.0:.3g}" for x in self.kpt)  # no -0
+        wrong = "high" if self.error > 0 else "low"
+        ghosts = "nowhere a ghost state"
+        if self.ghosts:
+            points = "1 point" if self.ghosts == 1 else f"{self.ghosts} points"
+            ghosts = f"a ghost state at {points} of the mesh"
+        return (
+            f"{band}, {abs(self.energy):.2f} eV {side} E_F, is {abs(self.error):.3g} eV too "
+            f"{wrong} at k = ({where}); {ghosts}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class MeshErrors(BandErrors):
     """Errors of the bands on a mesh.
@@ -130,12 +172,16 @@ class MeshErrors(BandErrors):
         wrong for other reasons than what S does. Of several structures one after another.
     by_condition
         Errors of the same bands by the condition number of S(k), in decades: ``"1e2 - 1e3"``.
+    worst
+        The band energy that is most wrong, of those in :attr:`total` and those that are
+        looked at for ghost states; None where there is nothing to compare.
     """
 
     shift: tuple[float, float]
     gap_error: float | None
     at_kpts: ndarray
     by_condition: Mapping[str, Error]
+    worst: WorstBand | None
 
 
 def reference(data: LCAOData, kpts: Sequence[int] | Mapping | float) -> Reference:
@@ -216,6 +262,7 @@ def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> Mes
         gap_error=gap_error,
         at_kpts=np.stack([mean, np.where(inside, difference, 0).max(axis=(0, 2))]),
         by_condition=_by_condition(difference, inside, reference),
+        worst=_worst(eps + shift, reference),
     )
 
 
@@ -335,6 +382,28 @@ def merged_mesh_errors(several: Iterable[MeshErrors]) -> MeshErrors:
         by_condition=merged_by_label(
             (errors.by_condition for errors in several), order=lambda name: float(name.split()[0])
         ),
+        worst=max(
+            (errors.worst for errors in several if errors.worst is not None),
+            key=lambda worst: abs(worst.error),
+            default=None,
+        ),
+    )
+
+
+def _worst(eps: ndarray, reference: Reference) -> WorstBand | None:
+    error = eps - reference.eps
+    lower = np.fmin(reference.eps, eps) - reference.fermi_level
+    size = np.where((lower < WINDOW) & ~np.isnan(error), np.abs(error), -1)
+    if size.max(initial=-1) < 0:
+        return None
+    spin, k, band = (int(n) for n in np.unravel_index(size.argmax(), size.shape))
+    return WorstBand(
+        band=band + 1,
+        spin=None if len(eps) == 1 else ("up", "down")[spin],
+        kpt=tuple(float(x) for x in reference.kpts[k]),
+        energy=float(reference.eps[spin, k, band] - reference.fermi_level),
+        error=float(error[spin, k, band]),
+        ghosts=int(reference.multiplicity[size[spin, :, band] > GHOST].sum()),
     )
 
 
@@ -366,6 +435,7 @@ __all__ = [
     "BandErrors",
     "MeshErrors",
     "Reference",
+    "WorstBand",
     "band_errors",
     "band_path",
     "merged_band_errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy import ndarray
@@ -21,6 +21,7 @@ from ase_nextham.training.metrics_bands import (
     WINDOW,
     BandErrors,
     MeshErrors,
+    WorstBand,
 )
 
 H0, PREDICTED = "H(0)", "predicted"
@@ -123,6 +124,18 @@ class Report:
                 means.setdefault(element, []).append(structure.errors[name].matrix.total.mean)
         return {element: float(np.mean(values)) for element, values in sorted(means.items())}
 
+    def worst_band(self, name: str) -> tuple[str, WorstBand] | None:
+        """The band energy on the meshes that is most wrong, and the structure that it is of.
+
+        Parameters
+        ----------
+        name
+            Of the Hamiltonian.
+        """
+        found = [(one.name, one.errors[name].mesh.worst) for one in self.structures]
+        found = [(structure, worst) for structure, worst in found if worst is not None]
+        return max(found, key=lambda pair: abs(pair[1].error), default=None)
+
     def to_json(self) -> dict:
         """Plain values, energies in eV; what they are stands in this class and those it holds."""
         return {
@@ -138,6 +151,7 @@ class Report:
             "mean_by_structures_with_element": {
                 name: self.by_element(name) for name in self.errors
             },
+            "worst_band": {name: self._worst_json(name) for name in self.errors},
             "structures": [
                 {
                     "name": one.name,
@@ -152,6 +166,10 @@ class Report:
                 for one in self.structures
             ],
         }
+
+    def _worst_json(self, name: str) -> dict | None:
+        found = self.worst_band(name)
+        return None if found is None else {"structure": found[0], **asdict(found[1])}
 
     def write(self, path: str | os.PathLike) -> None:
         """Write :meth:`to_json` to a file."""
@@ -225,8 +243,18 @@ class Report:
                 "  structures with ghost states",
                 [sum(e.mesh.ghosts > 0 for e in some) for some in every.values()],
             ),
+            *self._worst_lines(),
         ]
         return lines
+
+    def _worst_lines(self) -> list[str]:
+        """In words, for each Hamiltonian."""
+        found = {name: self.worst_band(name) for name in self.errors}
+        return [
+            f"worst band of {name}: {worst[0]}: {worst[1]}"
+            for name, worst in found.items()
+            if worst
+        ]
 
     def _row(self, label: str, value) -> str:
         return _values(label, [value(errors) for errors in self.errors.values()])
@@ -264,6 +292,7 @@ def _errors_json(errors: Evaluated) -> dict:
             "shift": list(mesh.shift),
             "gap_error": mesh.gap_error,
             "by_condition": _table_json(mesh.by_condition),
+            "worst": None if mesh.worst is None else asdict(mesh.worst),
         },
         "path": None if errors.path is None else _bands_json(errors.path),
     }

@@ -124,7 +124,23 @@ def test_the_table_says_what_was_gained_and_by_which_structure(report):
     assert share == "25.0"
     for word in ("ghost states", "without mu S", "condition number", "ud imaginary", "SiH_0"):
         assert word in text
-    assert "SiH_0" not in report.table(structures=False)
+    for name in (H0, PREDICTED):
+        structure, worst = report.worst_band(name)
+        assert f"worst band of {name}: {structure}: {worst}" in text
+    assert "SiH_0" not in "\n".join(
+        line for line in report.table(structures=False).splitlines() if "worst band" not in line
+    )
+
+
+def test_the_worst_band_is_that_of_the_worst_structure(report):
+    structure, worst = report.worst_band(H0)
+    every = {one.name: one.errors[H0].mesh.worst for one in report.structures}
+    assert worst == every[structure] == report.errors[H0].mesh.worst
+    assert abs(worst.error) == max(abs(one.error) for one in every.values())
+    content = report.to_json()
+    assert content["worst_band"][H0]["structure"] == structure
+    assert content["worst_band"][H0]["error"] == worst.error
+    assert content["structures"][0]["errors"][H0]["bands"]["worst"]["band"] == every["GaAs_0"].band
 
 
 def test_samples_are_chosen_by_name_or_by_the_part_of_a_split(dataset, tmp_path):

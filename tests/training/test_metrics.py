@@ -329,6 +329,43 @@ def test_the_energy_zero_is_in_the_middle_of_two_equal_halves():
     assert metrics_bands.valence_shift(eps, reference) == pytest.approx(-0.2)
 
 
+def test_the_worst_band_is_told_in_words():
+    reference = flat(-22, -20, -3, 2, 7, filled=3)
+    reference.kpts[:] = [[0, 0, 0], [-0.0, 0.25, 1 / 3], [0.5, 0, 0], [0.5, 0.5, 0]]
+    eps = reference.eps.copy()
+    eps[0, :, 0] += [0.7, 0.8, 0.1, 0.6]
+    eps[0, 2, 4] += 3  # far above the Fermi level before and after
+    worst = metrics_bands._worst(eps, reference)
+    assert (worst.band, worst.spin, worst.ghosts) == (1, None, 1 + 2 + 3)
+    assert str(worst) == (
+        "band 1, 22.00 eV below E_F, is 0.8 eV too high at k = (0, 0.25, 0.333); "
+        "a ghost state at 6 points of the mesh"
+    )
+    eps[0, 2, 4] = 0.5  # in the gap
+    assert str(metrics_bands._worst(eps, reference)).startswith(
+        "band 5, 7.00 eV above E_F, is 6.5 eV too low at k = (0.5, 0, 0); a ghost state at 2 points"
+    )
+    assert metrics_bands._worst(np.full_like(eps, np.nan), reference) is None
+
+
+@pytest.mark.parametrize("spin", SPINS)
+def test_the_worst_band_is_where_the_largest_error_is(spin):
+    data = random_lcao(6, spin=spin)
+    reference = metrics_bands.reference(data, (2, 2, 2))
+    found = metrics_bands.mesh_errors(data.h0, data, reference)
+    worst = found.worst
+    assert abs(worst.error) >= found.total.largest > 0
+    s = {"up": 0, "down": 1}.get(worst.spin, 0)
+    kpt = np.array([worst.kpt])
+    exact, eps = (
+        bands.eigenvalues(h, data.overlap, kpt)[s, 0, worst.band - 1]
+        for h in (data.hamiltonian, data.h0)
+    )
+    assert worst.energy == pytest.approx(exact - reference.fermi_level, abs=1e-9)
+    assert worst.error == pytest.approx(eps + found.shift[0] - exact, abs=1e-9)
+    assert (worst.spin is not None) == (spin == "collinear")
+
+
 def test_bands_that_are_missing_are_not_compared():
     reference = levels(-3, 2, np.nan)
     eps = levels(-3.1, 2, np.nan)
