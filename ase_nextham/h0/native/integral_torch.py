@@ -1,4 +1,4 @@
-"""The sum of :mod:`.integral` with torch, for graphics processors.
+"""The sums of :mod:`.integral` with torch, for graphics processors.
 
 Lists of what touches what are made on the host, as for the CPU. Blocks with about the same number
 of orbitals are then padded to the same size and computed together: orbitals by species, one
@@ -7,7 +7,7 @@ batched matrix product, and a sum of the pieces that belong to each pair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ase_nextham.h0.native.blocks import GridBlocks, Images, block_images, grid_blocks, images_near
-from ase_nextham.h0.native.gridkernels import complete, pairs_of_blocks
+from ase_nextham.h0.native.gridkernels import complete, fold, pairs_of_blocks
 from ase_nextham.h0.native.integral import GridOrbitals, HalfPairs
 
 BLOCK_SIZE = {"float64": 512, "float32": 216}
@@ -59,25 +59,75 @@ def grid_integral_torch(
         )
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype is {dtype!r}; known: 'float64', 'float32'")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}, but torch finds no CUDA device; use device='cpu'")
-    cell, tau = np.asarray(cell, float), np.asarray(tau, float)
-    species = np.asarray(species_index, np.int64)
-    pairs = HalfPairs.of(i, j, R, np.array([one.size for one in orbitals])[species])
-    blocks = grid_blocks(cell, potential.shape[1:], BLOCK_SIZE[dtype])
-    images = images_near(blocks, tau, np.array([one.cutoff for one in orbitals])[species])
-    lists = _Lists.of(blocks, images, species, orbitals, pairs)
-    work = _Device(torch.device(device), getattr(torch, dtype))
-    arrays = _Arrays.of(work, potential, blocks, images, orbitals)
+    work = _Device.of(device, dtype)
+    pairs, lists, arrays = _job(
+        work, potential.shape[1:], cell, tau, species_index, orbitals, i, j, R
+    )
+    v = work.real(potential.reshape(len(potential), -1))
     result = work.zeros(len(potential), pairs.nelements, dtype=torch.float64)
-    batches = lists.batches(len(potential), torch.finfo(work.dtype).bits // 8)
+    batches = lists.batches(torch.finfo(work.dtype).bits // 8)
     with torch.inference_mode():
         for batch in tqdm(batches, desc="grid", unit=" batches", disable=not progress):
-            _sum_batch(work, arrays, lists, batch, result)
+            _sum_batch(work, arrays, lists, batch, v, result)
     result = result.cpu().numpy()
     weight = abs(np.linalg.det(cell)) / np.prod(potential.shape[1:])
     complete(result, weight, pairs.summed, pairs.offset, pairs.rows, pairs.columns, pairs.reverse)
     return result
+
+
+def grid_integral_transpose_torch(
+    gradient: ndarray,
+    shape: tuple[int, int, int],
+    cell: ndarray,
+    tau: ndarray,
+    species_index: Sequence[int],
+    orbitals: Sequence[GridOrbitals],
+    i: ndarray,
+    j: ndarray,
+    R: ndarray,
+    *,
+    device: str = "cuda",
+) -> ndarray:
+    """How a function of the matrix elements changes with the potential, by a device of torch.
+
+    Arguments and result are those of
+    :func:`ase_nextham.h0.native.integral.grid_integral_transpose`, with the name of the device.
+
+    Raises
+    ------
+    ValueError
+        As there, or if torch has no such device.
+    """
+    gradient = np.asarray(gradient, float)
+    work = _Device.of(device, "float64")
+    pairs, lists, arrays = _job(work, tuple(shape), cell, tau, species_index, orbitals, i, j, R)
+    if gradient.shape != (pairs.nelements,):
+        raise ValueError(
+            f"the gradient has shape {gradient.shape}, but the pairs have {pairs.nelements} "
+            "elements"
+        )
+    half = gradient.copy()
+    fold(half, gradient, pairs.summed, pairs.offset, pairs.rows, pairs.columns, pairs.reverse)
+    half = work.real(half)
+    result = work.zeros(int(np.prod(shape)))
+    with torch.inference_mode():
+        for batch in lists.batches(8):
+            _gather_batch(work, arrays, lists, batch, half, result)
+    weight = abs(np.linalg.det(cell)) / np.prod(shape)
+    return weight * result.cpu().numpy().reshape(shape)
+
+
+def _job(
+    work: _Device, shape, cell, tau, species_index, orbitals, i, j, R
+) -> tuple[HalfPairs, _Lists, _Arrays]:
+    """What there is to do for arguments as of :func:`grid_integral_torch`."""
+    cell, tau = np.asarray(cell, float), np.asarray(tau, float)
+    species = np.asarray(species_index, np.int64)
+    pairs = HalfPairs.of(i, j, R, np.array([one.size for one in orbitals])[species])
+    blocks = grid_blocks(cell, shape, BLOCK_SIZE[str(work.dtype).removeprefix("torch.")])
+    images = images_near(blocks, tau, np.array([one.cutoff for one in orbitals])[species])
+    lists = _Lists.of(blocks, images, species, orbitals, pairs)
+    return pairs, lists, _Arrays.of(work, shape, blocks, images, orbitals)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +136,12 @@ class _Device:
 
     device: torch.device
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, device: str, dtype: str) -> _Device:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={device!r}, but torch finds no CUDA device; use device='cpu'")
+        return cls(torch.device(device), getattr(torch, dtype))
 
     def zeros(self, *shape: int, dtype=None) -> Tensor:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
@@ -150,7 +206,7 @@ class _Lists:
             sizes,
         )
 
-    def batches(self, ncomponents: int, bytes_per_number: int) -> list[ndarray]:
+    def batches(self, bytes_per_number: int) -> list[ndarray]:
         """Blocks to be computed together: similar in size, and together within the memory."""
         order = np.argsort(-self.norbitals, kind="stable")
         order = order[(self.norbitals[order] > 0) & (self.npoints[order] > 0)]
@@ -172,9 +228,8 @@ class _Lists:
 
 @dataclass(frozen=True, eq=False)
 class _Arrays:
-    """What the device keeps: potential, points, images, orbitals."""
+    """What the device keeps: points, images, orbitals."""
 
-    v: Tensor  # (ncomponents, npoints), working precision
     shape: tuple[int, int, int]
     points: Tensor
     first_point: Tensor
@@ -188,14 +243,13 @@ class _Arrays:
     def of(
         cls,
         work: _Device,
-        potential: ndarray,
+        shape: tuple[int, int, int],
         blocks: GridBlocks,
         images: Images,
         orbitals: Sequence[GridOrbitals],
     ) -> _Arrays:
         return cls(
-            work.real(potential.reshape(len(potential), -1)),
-            potential.shape[1:],
+            shape,
             work.array(blocks.points),
             work.array(blocks.first),
             work.array(blocks.fractions),
@@ -215,12 +269,46 @@ class _Arrays:
 
 
 def _sum_batch(
-    work: _Device, arrays: _Arrays, lists: _Lists, batch: ndarray, result: Tensor
+    work: _Device, arrays: _Arrays, lists: _Lists, batch: ndarray, v: Tensor, result: Tensor
 ) -> None:
-    """Add the products of several blocks to the result."""
+    """Add the products of several blocks to the result, for potentials (ncomponents, npoints)."""
+    index, phi, place = _batch(work, arrays, lists, batch)
+    for component, own in enumerate(v):
+        weighted = phi * torch.where(index >= 0, own[index.clamp(min=0)], 0)[:, None]
+        product = torch.bmm(weighted, phi.mT).view(-1)
+        for source, target in _places(work, lists, batch, place, phi.shape[1]):
+            result[component].index_add_(0, target, product[source].to(torch.float64))
+
+
+def _gather_batch(
+    work: _Device, arrays: _Arrays, lists: _Lists, batch: ndarray, half: Tensor, result: Tensor
+) -> None:
+    """Sum products of orbitals with the elements ``half`` at the points of several blocks."""
+    index, phi, place = _batch(work, arrays, lists, batch)
+    width = phi.shape[1]
+    product = work.zeros(len(batch) * width * width)
+    for source, target in _places(work, lists, batch, place, width):
+        product[source] = half[target]
+    values = (torch.bmm(product.view(-1, width, width), phi) * phi).sum(dim=1)
+    inside = index >= 0
+    # no other block has these points
+    result[index[inside]] = values[inside]
+
+
+def _batch(
+    work: _Device, arrays: _Arrays, lists: _Lists, batch: ndarray
+) -> tuple[Tensor, Tensor, ndarray]:
+    """Several blocks padded to one size.
+
+    Returns
+    -------
+    tuple
+        Index of the points of each block (nbatch, npoints; -1: none); orbitals there (nbatch,
+        norbitals, npoints); and where the square matrix of the block of each image begins among
+        those of the batch (nimages; -1: in none).
+    """
     width, npoints = int(lists.norbitals[batch].max()), int(lists.npoints[batch].max())
     index, position = _points(work, arrays, batch, npoints)
-    inside = index >= 0
     # entries: the images of all blocks of the batch
     counts = lists.first[batch + 1] - lists.first[batch]
     entry = _ranges(lists.first[batch], counts)
@@ -236,13 +324,9 @@ def _sum_batch(
         values = _orbitals(vectors, shells, spacing, cutoff, coefficients)
         rows = (block[own] * width + lists.column[entry[own]])[:, None] + np.arange(size)
         phi[work.array(rows.ravel())] = values.reshape(-1, npoints)
-    phi = phi.view(len(batch), width, npoints)
     place = np.full(len(lists.index), -1)
     place[entry] = block * width * width
-    for component, v in enumerate(arrays.v):
-        weighted = phi * torch.where(inside, v[index.clamp(min=0)], 0)[:, None]
-        product = torch.bmm(weighted, phi.mT).view(-1)
-        _add(work, lists, batch, product, place, width, result[component])
+    return index, phi.view(len(batch), width, npoints), place
 
 
 def _points(work: _Device, arrays: _Arrays, batch: ndarray, npoints: int) -> tuple[Tensor, Tensor]:
@@ -308,16 +392,10 @@ def _harmonics(x: Tensor, y: Tensor, z: Tensor, lmax: int) -> Tensor:
     return torch.stack([rows[row] for row in range((lmax + 1) ** 2)], dim=-1)
 
 
-def _add(
-    work: _Device,
-    lists: _Lists,
-    batch: ndarray,
-    product: Tensor,
-    place: ndarray,
-    width: int,
-    result: Tensor,
-) -> None:
-    """Add the blocks of pairs, which stand in ``product``, to the result."""
+def _places(
+    work: _Device, lists: _Lists, batch: ndarray, place: ndarray, width: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where elements of pairs stand in the square matrices of a batch, and in the result."""
     pair = _ranges(lists.first_pair[batch], np.diff(lists.first_pair)[batch])
     left, right = lists.left[pair], lists.right[pair]
     source = place[left] + lists.column[left] * width + lists.column[right]
@@ -330,9 +408,9 @@ def _add(
             for part in np.array_split(own, max(1, len(own) * rows * columns * 24 // MEMORY)):
                 if not len(part):
                     continue
-                values = product[work.array(source[part])[:, None] + inner]
-                places = work.array(lists.place[pair[part]])[:, None] + target
-                result.index_add_(0, places.view(-1), values.view(-1).to(torch.float64))
+                sources = work.array(source[part])[:, None] + inner
+                targets = work.array(lists.place[pair[part]])[:, None] + target
+                yield sources.view(-1), targets.view(-1)
 
 
 def _ranges(starts: ndarray, counts: ndarray) -> ndarray:

@@ -301,6 +301,27 @@ def test_a_device_that_is_not_there_is_named(native, radical):
         native(device="cuda").compute(radical)
 
 
+def test_sums_of_a_device_and_their_transpose_are_those_of_torch(native, radical, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed")
+    from ase_nextham.h0.native import integral_torch
+
+    asked = []
+    found_device = integral_torch._Device.of
+
+    def processor(device, dtype):  # torch there, without its graphics processor
+        asked.append(device)
+        return found_device("cpu", dtype)
+
+    expected, part = (native(device=d).local_part(radical) for d in ("cpu", "cuda:1"))
+    monkeypatch.setattr(integral_torch._Device, "of", processor)
+    elements = part.integrate(part.v0[None])
+    assert largest(elements - expected.integrate(part.v0[None])) < 1e-12 * largest(elements)
+    density = part.transposed(part.waves.shape, elements[0])
+    error = largest(density - expected.transposed(part.waves.shape, elements[0]))
+    assert error < 1e-12 * largest(density)
+    assert asked == ["cuda:1", "cuda:1"]
+
+
 def test_too_large_a_cell_is_refused_before_it_is_begun(native, radical, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 1000)
     with pytest.raises(CalculatorSetupError, match=r"2 atoms .* needs about .* GB of memory"):

@@ -9,7 +9,12 @@ from scipy.interpolate import CubicSpline
 
 from ase_nextham.basis import convention_matrix, real_harmonics
 from ase_nextham.h0.native.blocks import block_images, grid_blocks, images_near
-from ase_nextham.h0.native.integral import GridOrbitals, grid_integral, grid_orbitals
+from ase_nextham.h0.native.integral import (
+    GridOrbitals,
+    grid_integral,
+    grid_integral_transpose,
+    grid_orbitals,
+)
 
 CELL = np.array([[3.1, 0.2, 0.0], [-1.0, 3.6, 0.3], [2.9, 0.4, 4.2]])  # Bohr, skewed
 SHAPE = (15, 16, 24)
@@ -299,6 +304,20 @@ def test_torch_gives_the_same(v, plain_sums, on_torch):
     assert_allclose(on_torch(v, pairs), plain_sums, atol=1e-13)
     single = on_torch(v, pairs, dtype="float32")
     assert_allclose(single, plain_sums, atol=1e-6 * np.abs(plain_sums).max())
+
+
+def test_the_transpose_on_torch_is_that_of_the_processor(on_torch):
+    from ase_nextham.h0.native.integral_torch import grid_integral_transpose_torch
+
+    pairs = pairs_of(CELL, TAU, np.array(CUTOFFS))
+    sizes = np.array([one.size for one in ORBITALS])
+    gradient = np.random.default_rng(5).normal(size=(sizes[pairs[0]] * sizes[pairs[1]]).sum())
+    arguments = (SHAPE, CELL, TAU, (0, 1), ORBITALS, *pairs)
+    expected = grid_integral_transpose(gradient, *arguments)
+    found = grid_integral_transpose_torch(gradient, *arguments, device="cpu")
+    assert_allclose(found, expected, atol=1e-12 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="the gradient has shape"):
+        grid_integral_transpose_torch(gradient[1:], *arguments, device="cpu")
 
 
 def test_torch_says_when_it_has_no_such_device(v):
