@@ -1,22 +1,29 @@
-"""Self-consistent densities: ABACUS's restart file, and a compact form of it for data sets.
+"""Self-consistent densities: ABACUS's files, and a compact form for data sets.
 
 ABACUS leaves the density of every calculation, with all digits, in
 ``OUT.*/ABACUS-CHARGE-DENSITY.restart``: Fortran records, each between two copies of its length.
+With ``out_chg 1`` there are cube files as well, ``chg.cube`` or one for each spin, which other
+programs write, too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
+from ase_nextham.h0.cube import Cube, read_cube
 from ase_nextham.units import BOHR
 
 RESTART = "ABACUS-CHARGE-DENSITY.restart"
 """Name of ABACUS's file."""
+
+CUBES = ("chg.cube", "chgs1.cube", "SPIN1_CHG.cube")
+"""Names of ABACUS's cube files, of the first spin: 3.11 for nspin 1, for others, and up to 3.10."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +70,28 @@ def read_density(path: str | os.PathLike) -> Density:
     Parameters
     ----------
     path
-        ABACUS's restart file, or an .npz file with ``miller`` (n, 3), ``rho_g`` (nspin, n) in
-        Bohr^-3 and ``reciprocal_vectors`` (3, 3), with the vectors as columns as in ABACUS's.
+        One of
+
+        * a folder of ABACUS's output (``OUT.*``): its restart file, else its cube files;
+        * ABACUS's restart file;
+        * a cube file in Bohr^-3 (.cube). Where ABACUS wrote it for one of two spins, the file of
+          the other spin is read from the same folder and added. ABACUS writes three decimals of
+          each value unless told otherwise, which moves dH of silicon by 1e-4 meV;
+        * an .npz file with ``miller`` (n, 3), ``rho_g`` (nspin, n) in Bohr^-3 and
+          ``reciprocal_vectors`` (3, 3), with the vectors as columns as in ABACUS's.
 
     Raises
     ------
     ValueError
-        If the file is damaged or incomplete, naming it.
+        If a file is damaged or incomplete, naming it, or is of a magnetisation.
+    FileNotFoundError
+        If there is no density in the folder, or the file of the other spin is missing.
     """
     path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.suffix == ".cube":
+        return _from_cubes(path)
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -92,6 +112,51 @@ def read_density(path: str | os.PathLike) -> Density:
     if not np.isfinite(total).all():
         raise ValueError(f"{path}: some coefficients are not finite")
     return Density(miller, total, columns.T)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (RESTART, *CUBES):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{folder} holds no density, which is {RESTART} or one of {', '.join(CUBES)}: give "
+        "ABACUS's folder OUT.*, or run it with out_chg 1"
+    )
+
+
+def _from_cubes(path: Path) -> Density:
+    cube = read_cube(path)
+    values = cube.values
+    # "2 # number of spin directions" of ABACUS 3.11, "2 (nspin)" of earlier ones
+    said = re.match(r"([124]) (?:# number of spin|\(nspin\))", cube.comment[1])
+    if said and said[1] != "1":
+        # with nspin 4 the density comes first and the magnetisation after it
+        name = re.fullmatch(r"(chgs|SPIN)([1-4])(.*\.cube)", path.name)
+        if not name or (said[1] == "4" and name[2] != "1"):
+            raise ValueError(
+                f"{path} is one of {said[1]} components of a calculation with spin, and its name "
+                "is not that of the density; rename it as ABACUS did (chgs1.cube) or read that"
+            )
+        if said[1] == "2":
+            values = values + _other_spin(path, cube, {"1": "2", "2": "1"}[name[2]], name)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: some values are not finite")
+    # half of the plane waves at the edge of an even grid are missing, so none of them are kept
+    shape = values.shape
+    m = [np.arange(-((n - 1) // 2), (n + 1) // 2) for n in shape]
+    miller = np.stack(np.meshgrid(*m, indexing="ij"), axis=-1).reshape(-1, 3)
+    waves = np.fft.fftn(values, norm="forward")[tuple((miller % shape).T)]
+    return Density(miller, waves, np.linalg.inv(cube.cell).T)
+
+
+def _other_spin(path: Path, cube: Cube, spin: str, name: re.Match) -> ndarray:
+    other = path.with_name(f"{name[1]}{spin}{name[3]}")
+    if not other.is_file():
+        raise FileNotFoundError(f"{path} is of one spin, and {other.name} is not beside it")
+    found = read_cube(other)
+    if found.values.shape != cube.values.shape or not np.array_equal(found.cell, cube.cell):
+        raise ValueError(f"{path} and {other} are of different cells or grids")
+    return found.values
 
 
 def _read_restart(path: Path) -> tuple[ndarray, ndarray, ndarray]:

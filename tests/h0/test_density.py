@@ -1,8 +1,9 @@
-"""Densities in files: ABACUS's layout, and what is said about damaged ones."""
+"""Densities in files: ABACUS's layouts, and what is said about damaged ones."""
 
 from __future__ import annotations
 
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -75,3 +76,105 @@ def test_damage_is_named(tmp_path):
     np.savez(tmp_path / "c.npz", miller=MILLER, rho_g=np.ones((1, 2)), reciprocal_vectors=CELL)
     with pytest.raises(ValueError, match="do not fit together"):
         read_density(tmp_path / "c.npz")
+
+
+SHAPE = (6, 5, 8)
+
+
+def cube(path, values, *, nspin=1, comment="{} # number of spin directions 0.5 # Fermi energy"):
+    """Write what ABACUS writes, with all digits."""
+    lines = ["Ionic_Step 1  Cubefile created from ABACUS", comment.format(nspin), "1 0.0 0.0 0.0 "]
+    for n, vector in zip(values.shape, CELL / BOHR, strict=True):
+        lines.append(f"{n} " + " ".join(f"{x / n:.6f}" for x in vector))
+    lines.append(" 14 4.000000 0.0 0.1 0.2")
+    lines += [" " + " ".join(f"{x:.16e}" for x in row) for row in values.reshape(-1, SHAPE[2])]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def on_grid(density) -> np.ndarray:
+    """The sum of plane waves at the points of the grid."""
+    points = np.stack(np.indices(SHAPE), axis=-1) / SHAPE
+    phases = np.exp(2j * np.pi * points @ density.miller.T)
+    return (phases @ density.coefficients).real
+
+
+@pytest.fixture
+def values():
+    """On the grid, of plane waves that it can say, with two electrons in the cell."""
+    points = np.stack(np.indices(SHAPE), axis=-1) / SHAPE
+    angles = 2 * np.pi * points @ [[1, 0], [-2, 1], [3, -2]]
+    return (2 + np.cos(angles[..., 0]) + np.sin(angles[..., 1])) / np.linalg.det(CELL / BOHR)
+
+
+def test_a_cube_file_is_read(tmp_path, values):
+    density = read_density(cube(tmp_path / "chg.cube", values))
+    assert np.abs(on_grid(density) - values).max() < 1e-12 * values.max()
+    assert density.nelectrons(CELL) == pytest.approx(2, rel=1e-12)
+    with pytest.raises(ValueError, match="of another cell"):
+        density.nelectrons(CELL.T)
+
+
+@pytest.mark.parametrize(
+    ("names", "comment"),
+    [
+        (("chgs1.cube", "chgs2.cube"), "{} # number of spin directions 0.5 # Fermi energy"),
+        (("SPIN1_CHG.cube", "SPIN2_CHG.cube"), "{} (nspin) 0.5 (fermi energy, in Ry)"),
+    ],
+)
+def test_cube_files_of_both_spins_are_added(tmp_path, values, names, comment):
+    for name, share in zip(names, (0.75, 0.25), strict=True):
+        cube(tmp_path / name, share * values, nspin=2, comment=comment)
+    for path in (tmp_path, tmp_path / names[0], tmp_path / names[1]):
+        assert np.abs(on_grid(read_density(path)) - values).max() < 1e-12 * values.max()
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{names[1]} is not beside it"):
+        read_density(tmp_path)
+
+
+def test_of_spinors_the_first_cube_file_is_the_density(tmp_path, values):
+    cube(tmp_path / "chgs1.cube", values, nspin=4)
+    cube(tmp_path / "chgs2.cube", 0.1 * values, nspin=4)
+    found = read_density(tmp_path)
+    assert found.nelectrons(CELL) == pytest.approx(2, rel=1e-12)
+    with pytest.raises(ValueError, match=r"chgs2\.cube is one of 4 components"):
+        read_density(tmp_path / "chgs2.cube")
+
+
+def test_a_folder_without_a_density_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no density, which is ABACUS.*out_chg 1"):
+        read_density(tmp_path)
+
+
+def test_cube_and_restart_of_one_calculation_agree(root, tmp_path):
+    with tarfile.open(root / "tests" / "data" / "density" / "oh.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    restart, cube = read_density(tmp_path), read_density(tmp_path / "chg.cube")
+    places = {tuple(m): n for n, m in enumerate(cube.miller.tolist())}
+    own = [places[tuple(m)] for m in restart.miller.tolist()]
+    error = np.abs(cube.coefficients[own] - restart.coefficients).max()
+    # eight decimals were written; beyond the cutoff the cube file has more
+    assert error < 1e-8 * np.abs(restart.coefficients).max()
+    assert len(cube.miller) > len(restart.miller)
+
+
+def test_damaged_cube_files_are_named(tmp_path, values):
+    content = cube(tmp_path / "chg.cube", values).read_text()
+    bad = tmp_path / "bad.cube"
+    for length in [*range(0, 200, 11), *range(200, len(content) - 2, 501)]:
+        bad.write_text(content[:length])
+        with pytest.raises(ValueError, match=r"bad\.cube: "):
+            read_density(bad)
+    for old, new, message in [
+        ("\n6 ", "\n6000000 ", "do not fit into"),
+        ("\n6 ", "\n-6 ", "positive integers are expected"),
+        ("\n6 ", "\n7 ", "values, but"),
+        ("\n1 0.0", "\n-1 0.0", "positive integers are expected"),
+        ("\n1 0.0", "\n1 0.5", "instead of the origin"),
+        ("e-02 ", "e-0x ", "is not a number"),
+        ("e-02 ", "e+999 ", "not finite"),
+    ]:
+        assert old in content
+        bad.write_text(content.replace(old, new, 1))
+        with pytest.raises(ValueError, match=message):
+            read_density(bad)

@@ -251,6 +251,20 @@ def test_a_density_that_the_functions_can_say_is_found_again(engine, radical):
     assert abs(expansion.charges(part.symbols) @ label.coefficients) < 1e-12
 
 
+def test_labels_from_a_cube_file_and_from_a_restart_file_agree(
+    engine, radical, kind, root, tmp_path
+):
+    with tarfile.open(root / "tests" / "data" / "density" / "oh.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    part = engine(ecutwfc=10).local_part(radical)
+    expansion = expansion_of(part, kind)
+    files = ("ABACUS-CHARGE-DENSITY.restart", "chg.cube")
+    labels = [fit_density(part, expansion, read_density(tmp_path / name)) for name in files]
+    assert labels[1].residual == pytest.approx(labels[0].residual, rel=1e-5)
+    one, other = (dh_from_coefficients(part, expansion, label.coefficients) for label in labels)
+    assert difference(other, one) < 1e-6
+
+
 def test_a_potential_is_fitted_with_a_residual_that_falls_with_more_functions(engine, radical):
     part = engine().local_part(radical)
     source = expansion_of(part, "density", counts=(3, 2))
