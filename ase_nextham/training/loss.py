@@ -6,7 +6,8 @@ into the low-energy block P, the rest Q, and the coupling between them (:mod:`.k
 added to the label with the mu of eq. (28), so that the zero of energy, which bands do not know, is
 nothing to be learned. Traces supervise the invariants of TraceGrad.
 
-Squared errors are the paper's; the published networks were trained with absolute errors.
+Squared errors are the paper's; the published networks were trained with absolute errors, and with
+traces that have no size (:func:`ase_nextham.training.objective.trace_patterns`).
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class WorstBand:
     def __str__(self):
         band = f"band {self.band}" + (f" of spin {self.spin}" if self.spin else "")
         side = "below" if self.energy < 0 else "above"
-        where = ", ".join(f"{x + 0.0:.3g}" for x in self.kpt)  # no -0
+        where = ", ".join(f"{round(x, 6) + 0.0:.3g}" for x in self.kpt)  # no -0
         wrong = "high" if self.error > 0 else "low"
         ghosts = "nowhere a ghost state"
         if self.ghosts:

@@ -331,7 +331,7 @@ def test_the_energy_zero_is_in_the_middle_of_two_equal_halves():
 
 def test_the_worst_band_is_told_in_words():
     reference = flat(-22, -20, -3, 2, 7, filled=3)
-    reference.kpts[:] = [[0, 0, 0], [-0.0, 0.25, 1 / 3], [0.5, 0, 0], [0.5, 0.5, 0]]
+    reference.kpts[:] = [[0, 0, 0], [-1e-17, 0.25, 1 / 3], [0.5, 0, 0], [0.5, 0.5, 0]]
     eps = reference.eps.copy()
     eps[0, :, 0] += [0.7, 0.8, 0.1, 0.6]
     eps[0, 2, 4] += 3  # far above the Fermi level before and after
