@@ -1,0 +1,245 @@
+"""What the density head minimises: the energy of the missing charge in its own Coulomb field.
+
+Coefficients c of a structure leave ``|drho - drho(c)|^2 = left + (c - c*) G (c - c*)`` of the
+change of the density, with the Gram matrix G of the Coulomb metric and the best coefficients c*.
+The loss is the root of that, relative to the whole change, averaged over structures and members:
+numbers between 0 and 1 that mean the same for every crystal. Coefficients themselves are never
+compared: those of neighbouring atoms can stand in for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ase_nextham.model.density_network import (
+    AtomInputs,
+    DensityArchitecture,
+    DensityEnsemble,
+    DensityNetwork,
+    to_coefficients,
+)
+from ase_nextham.model.graph import Graph
+from ase_nextham.model.layers import irrep_name
+from ase_nextham.training.density_labels import DensityLabel
+from ase_nextham.training.example import joined as joined_graphs
+
+_FLOOR = 1e-9
+"""Smallest square of the relative error: the root has a slope there."""
+
+
+@dataclass(frozen=True, eq=False)
+class DensityExample:
+    """One structure to learn from, as tensors on one device.
+
+    Parameters
+    ----------
+    name
+        Of the sample.
+    inputs
+        Of its atoms.
+    label
+        Best coefficients, shape (ncoefficients,).
+    gram
+        Of the Coulomb metric, relative to the whole change, shape (ncoefficients, ncoefficients).
+    left
+        What the best coefficients leave of the whole change, squared.
+    """
+
+    name: str
+    inputs: AtomInputs
+    label: Tensor
+    gram: Tensor
+    left: float
+
+    @classmethod
+    def of(
+        cls,
+        label: DensityLabel,
+        name: str,
+        architecture: DensityArchitecture,
+        graph: Graph | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> DensityExample:
+        """The tensors of a labelled sample.
+
+        Raises
+        ------
+        ValueError
+            If its density is that of the superposed atoms, or the expansion is another one; it
+            names the sample.
+        """
+        if not label.norm > 0:
+            raise ValueError(f"{name}: the density does not change, so nothing is to be learned")
+        own = label.descriptor
+        try:
+            inputs = AtomInputs.of(
+                architecture, own.induced, own.field, own.elements, graph, dtype=dtype
+            )
+        except ValueError as err:
+            raise ValueError(f"{name}: {err}") from err
+        return cls(
+            name=name,
+            inputs=inputs,
+            label=torch.as_tensor(label.coefficients, dtype=dtype),
+            gram=torch.as_tensor(label.gram / label.norm, dtype=dtype),
+            left=label.left / label.norm,
+        )
+
+    def to(self, device) -> DensityExample:
+        """The same on a device."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            label=self.label.to(device),
+            gram=self.gram.to(device),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, but for neighbours."""
+        features = [*self.inputs.induced.values(), *self.inputs.field.values()]
+        return sum(x.nbytes for x in (*features, self.inputs.elements, self.label, self.gram))
+
+
+@dataclass(frozen=True, eq=False)
+class DensityBatch:
+    """Several examples, whose atoms are worked on together."""
+
+    examples: tuple[DensityExample, ...]
+    inputs: AtomInputs
+
+    @classmethod
+    def of(cls, examples: Iterable[DensityExample]) -> DensityBatch:
+        """The batch of some examples."""
+        examples = tuple(examples)
+        several = [example.inputs for example in examples]
+        graphs = [one.graph for one in several]
+        structure = [torch.full_like(one.structure, k) for k, one in enumerate(several)]
+        inputs = AtomInputs(
+            induced=_beside(one.induced for one in several),
+            field=_beside(one.field for one in several),
+            elements=torch.cat([one.elements for one in several]),
+            structure=torch.cat(structure),
+            graph=None if graphs[0] is None else joined_graphs(graphs),
+        )
+        return cls(examples, inputs)
+
+    def __len__(self):
+        return len(self.examples)
+
+
+def _beside(several) -> dict:
+    several = list(several)
+    return {irrep: torch.cat([one[irrep] for one in several]) for irrep in several[0]}
+
+
+class DensityObjective(nn.Module):
+    """The loss of a batch.
+
+    Parameters
+    ----------
+    module
+        The networks.
+    """
+
+    def __init__(self, module: DensityEnsemble):
+        super().__init__()
+        self.module = module
+        self.expert: int | None = None
+
+    def forward(self, batch: DensityBatch) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Loss, and for each structure its terms.
+
+        Returns
+        -------
+        (Tensor, list of dict)
+            ``"loss"``, the mean over the members (or that of the one that is trained alone), and
+            ``"error"``, that of the mean of their coefficients, which is what is predicted.
+        """
+        if self.expert is None:
+            coefficients = self.module(batch.inputs)
+        else:
+            coefficients = self.module.experts[self.expert](batch.inputs)[None]
+        sizes = [len(example.label) for example in batch.examples]
+        terms = []
+        for example, own in zip(batch.examples, coefficients.split(sizes, dim=1), strict=True):
+            terms.append(
+                {
+                    "loss": relative_error(example, own).mean(),
+                    "error": relative_error(example, own.detach().mean(dim=0, keepdim=True))[0],
+                }
+            )
+        return torch.stack([own["loss"] for own in terms]).mean(), terms
+
+
+def relative_error(example: DensityExample, coefficients: Tensor) -> Tensor:
+    """Norm of what coefficients (n, ncoefficients) leave, relative to the whole, shape (n,)."""
+    missing = coefficients - example.label
+    square = example.left + ((missing @ example.gram) * missing).sum(dim=1)
+    return square.clamp(min=_FLOOR).sqrt()
+
+
+def fit_start(
+    module: DensityEnsemble, examples: Sequence[DensityExample], ridge: float = 1e-4
+) -> None:
+    """Set the scales of all members, and their linear maps to the best ones, in closed form.
+
+    Parameters
+    ----------
+    examples
+        Of the training set; on one device.
+    ridge
+        Added to the diagonal of the normal equations, which is 1.
+    """
+    examples = list(examples)
+    for member in module.experts:
+        member.set_scales([example.inputs for example in examples])
+    first = module.experts[0]
+    matrix, right = 0, 0
+    for example in examples:
+        columns = _responses(first, example.inputs).double()
+        gram = example.gram.double()
+        matrix = matrix + columns @ gram @ columns.T
+        right = right + columns @ (gram @ example.label.double())
+    size = matrix.diagonal().sqrt()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    matrix = matrix / size / size[:, None]
+    matrix.diagonal().add_(ridge)
+    weights = torch.linalg.solve(matrix, right / size) / size
+    shapes = {name: w.shape for name, w in first.response.weights.items()}
+    pieces = weights.split([shape.numel() for shape in shapes.values()])
+    with torch.no_grad():
+        for member in module.experts:
+            for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+                member.response.weights[name].copy_(piece.view(shape))
+
+
+def _responses(network: DensityNetwork, inputs: AtomInputs) -> Tensor:
+    """Coefficients by each weight of the linear map alone, shape (nweights, ncoefficients)."""
+    features = network.features(inputs)
+    rows = []
+    zero = {
+        irrep: x.new_zeros(len(inputs), x.shape[1], n)
+        for (irrep, n), x in zip(
+            network.architecture.coefficients.items(), features.values(), strict=True
+        )
+    }
+    for irrep, n in network.architecture.coefficients.items():
+        x = features[irrep] / network.get_buffer(f"scale_induced_{irrep_name(irrep)}")
+        for channel in range(x.shape[2]):
+            for out in range(n):
+                alone = zero[irrep].clone()
+                alone[:, :, out] = x[:, :, channel]
+                one = zero | {irrep: alone}
+                if irrep == (0, 1):
+                    one[irrep] = network.neutral(alone, inputs.structure)
+                rows.append(to_coefficients(one, network.architecture.counts))
+    return torch.stack(rows)
+
+
+__all__ = ["DensityBatch", "DensityExample", "DensityObjective", "fit_start", "relative_error"]
