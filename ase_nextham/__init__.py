@@ -10,7 +10,15 @@ from ase_nextham.matrix import AtomPairs, LCAOMatrix
 
 __version__ = "0.1.0"
 
-__all__ = ["AtomPairs", "Basis", "LCAOData", "LCAOMatrix", "NextHAMCalculator", "__version__"]
+__all__ = [
+    "AtomPairs",
+    "Basis",
+    "LCAOData",
+    "LCAOMatrix",
+    "NextHAMCalculator",
+    "__version__",
+    "load_model",
+]
 
 
 def __getattr__(name: str):
@@ -19,4 +27,8 @@ def __getattr__(name: str):
         from ase_nextham.calculator import NextHAMCalculator
 
         return NextHAMCalculator
+    if name == "load_model":
+        from ase_nextham.prediction import load_model
+
+        return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ FLOORS = {
     "model": 3,
     "calculator": 4,
     "potential_head": 4,
+    "prediction": 4,
     "description": 4,
     "training": 4,
     "cli": 5,

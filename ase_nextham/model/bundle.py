@@ -20,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ase_nextham.expansion import Expansion, RadialFunctions
 from ase_nextham.files import replacing_folder, write_atomically
+from ase_nextham.model.density_network import DensityEnsemble, architecture_of
 from ase_nextham.model.ensemble import Ensemble
 from ase_nextham.model.irreps import common_shells
 from ase_nextham.model.network import Architecture
@@ -28,6 +30,9 @@ from ase_nextham.model.released_ensemble import ReleasedEnsemble
 
 FORMAT = 1
 """Version of the format, which rises when older readers would misread a newer model."""
+
+ANY = "any"
+"""In place of an element, where radial functions are those of all."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,13 @@ class ModelInfo:
     def elements(self) -> tuple[str, ...]:
         """The elements that the model knows, by atomic number."""
         return tuple(self.shells)
+
+    @property
+    def head(self) -> str:
+        """What its networks give: ``"density"`` (its change, from which dH follows), or ``"pairs"``
+        (dH of each pair of atoms).
+        """
+        return "density" if self.network == "density" else "pairs"
 
     @property
     def padded_shells(self) -> tuple[int, ...]:
@@ -176,15 +188,61 @@ def _released(info: ModelInfo) -> nn.Module:
     return ReleasedEnsemble(**info.hyperparameters)
 
 
+def expansion_of(info: ModelInfo) -> Expansion:
+    """The functions in which a model with the density head expands, the same for all its elements.
+
+    Raises
+    ------
+    ValueError
+        If they are damaged.
+    """
+    functions = _functions(info)
+    return Expansion("density", dict.fromkeys(info.elements, functions))
+
+
+def functions_entry(functions: RadialFunctions) -> dict:
+    """Radial functions as :attr:`ModelInfo.hyperparameters` keeps them."""
+    content = Expansion("density", {ANY: functions}).as_dict()["radial"][ANY]
+    return {**content, "fingerprint": _fingerprint(functions)}
+
+
+def _functions(info: ModelInfo) -> RadialFunctions:
+    try:
+        entry = dict(info.hyperparameters["functions"])
+        expected = entry.pop("fingerprint")
+        functions = RadialFunctions(tuple(entry["exponents"]), tuple(entry["combinations"]))
+    except (KeyError, TypeError) as err:
+        raise ValueError(f"the radial functions are damaged: {err!r}") from err
+    if _fingerprint(functions) != expected:
+        raise ValueError("the radial functions are not those whose fingerprint stands beside them")
+    return functions
+
+
+def _fingerprint(functions: RadialFunctions) -> str:
+    return Expansion("density", {ANY: functions}).fingerprint
+
+
+def _density(info: ModelInfo) -> nn.Module:
+    functions = _functions(info)
+    hyperparameters = dict(info.hyperparameters) | {"counts": functions.counts}
+    del hyperparameters["functions"]
+    members = hyperparameters.pop("members", 1)
+    architecture = architecture_of(hyperparameters)
+    return DensityEnsemble(architecture, functions.charges, info.padded_shells, members)
+
+
 NETWORKS: Mapping[str, Callable[[ModelInfo], nn.Module]] = {
     "nextham": _ensemble,
     "released": _released,
+    "density": _density,
 }
 """Kinds of networks, and how each is made from a :class:`ModelInfo`, its weights at random.
 
-A module has its networks in ``experts`` (a ``ModuleList``), and the methods and properties of
-:class:`~ase_nextham.model.ensemble.Ensemble` that :class:`~ase_nextham.model.predict.Model` calls:
-``graph``, ``forward``, ``part`` and ``bytes_per_bond``.
+A module has its networks in ``experts`` (a ``ModuleList``). Those of the pair head have the methods
+and properties of :class:`~ase_nextham.model.ensemble.Ensemble` that
+:class:`~ase_nextham.model.predict.Model` calls: ``graph``, ``forward``, ``part`` and
+``bytes_per_bond``. That of the density head is
+:class:`~ase_nextham.model.density_network.DensityEnsemble`.
 """
 
 

@@ -102,46 +102,66 @@ class Model:
         Warns where the orbital or pseudopotential files of the data are not known, although those
         of the model are.
         """
-        if data.h0 is None:
-            raise ValueError(f"{data!r} has no H(0), from which the model predicts")
-        if data.basis.convention != self.info.convention:
-            raise ValueError(
-                f"the model reads the orbital convention {self.info.convention!r}, the data has "
-                f"{data.basis.convention!r}; use LCAOMatrix.in_convention"
-            )
-        files = {
-            "orbital file": (self.info.orbitals, data.basis.fingerprint),
-            "pseudopotential": (self.info.pseudopotentials, _pseudopotentials(data)),
-        }
-        species = dict(zip(data.symbols, data.atoms.get_chemical_symbols(), strict=True))
-        unknown = []
-        for name, element in species.items():
-            if element not in self.info.shells:
+        check_data(self.info, data)
+
+
+def check_data(info: ModelInfo, data: LCAOData, *, new_elements: bool = False) -> None:
+    """Raise ValueError if data is not of the kind that a model was trained with.
+
+    Parameters
+    ----------
+    new_elements
+        Whether elements that the model was not trained with are allowed, with a warning.
+    """
+    if data.h0 is None:
+        raise ValueError(f"{data!r} has no H(0), from which the model predicts")
+    if data.basis.convention != info.convention:
+        raise ValueError(
+            f"the model reads the orbital convention {info.convention!r}, the data has "
+            f"{data.basis.convention!r}; use LCAOMatrix.in_convention"
+        )
+    files = {
+        "orbital file": (info.orbitals, data.basis.fingerprint),
+        "pseudopotential": (info.pseudopotentials, _pseudopotentials(data)),
+    }
+    species = dict(zip(data.symbols, data.atoms.get_chemical_symbols(), strict=True))
+    unknown, new = [], []
+    for name, element in species.items():
+        if element not in info.shells:
+            if not new_elements:
                 raise ValueError(
                     f"{element}: the model was not trained with this element; it knows "
-                    f"{', '.join(self.info.elements)}"
+                    f"{', '.join(info.elements)}"
                 )
-            own, trained = data.basis.shells[name], self.info.shells[element]
-            if own != trained:
-                raise ValueError(
-                    f"{name}: orbitals {list(own)} (l of each shell) differ from {list(trained)} "
-                    "that the model was trained with"
-                )
-            for what, (expected, found) in files.items():
-                theirs, ours = expected.get(element), found.get(name, found.get(element))
-                if theirs and ours and theirs != ours:
-                    raise ValueError(
-                        f"{name}: {what} differs from the one the model was trained with (sha256 "
-                        f"{ours[:8]}... instead of {theirs[:8]}...); compute H(0) with that one"
-                    )
-                if theirs and not ours:
-                    unknown.append(f"{name} ({what})")
-        if unknown:
-            warnings.warn(
-                "it is not known with which files H(0) was made, so they were not compared with "
-                f"those of the model: {', '.join(unknown)}",
-                stacklevel=3,
+            new.append(element)
+            continue
+        own, trained = data.basis.shells[name], info.shells[element]
+        if own != trained:
+            raise ValueError(
+                f"{name}: orbitals {list(own)} (l of each shell) differ from {list(trained)} "
+                "that the model was trained with"
             )
+        for what, (expected, found) in files.items():
+            theirs, ours = expected.get(element), found.get(name, found.get(element))
+            if theirs and ours and theirs != ours:
+                raise ValueError(
+                    f"{name}: {what} differs from the one the model was trained with (sha256 "
+                    f"{ours[:8]}... instead of {theirs[:8]}...); compute H(0) with that one"
+                )
+            if theirs and not ours:
+                unknown.append(f"{name} ({what})")
+    if new:
+        warnings.warn(
+            f"the model was not trained with {', '.join(sorted(set(new)))}, only with "
+            f"{', '.join(info.elements)}; expect larger errors",
+            stacklevel=4,
+        )
+    if unknown:
+        warnings.warn(
+            "it is not known with which files H(0) was made, so they were not compared with "
+            f"those of the model: {', '.join(unknown)}",
+            stacklevel=4,
+        )
 
 
 def _pseudopotentials(data: LCAOData) -> Mapping[str, str]:
@@ -181,4 +201,9 @@ def load(
     if dtype not in types:
         raise ValueError(f"models compute in 'float32' or 'float64', not {dtype!r}")
     info, module = bundle.read(path)
+    if info.head != "pairs":
+        raise ValueError(
+            f"{path}: this model predicts the {info.head}, of which dH is made with "
+            "pseudopotentials and orbitals; use ase_nextham.load_model"
+        )
     return Model(info, module).to(device, types[dtype])
