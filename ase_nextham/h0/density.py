@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy import ndarray
@@ -24,6 +27,21 @@ RESTART = "ABACUS-CHARGE-DENSITY.restart"
 
 CUBES = ("chg.cube", "chgs1.cube", "SPIN1_CHG.cube")
 """Names of ABACUS's cube files, of the first spin: 3.11 for nspin 1, for others, and up to 3.10."""
+
+# what numpy and zipfile raise for files that make no sense
+_DAMAGE = (
+    BadZipFile,
+    EOFError,
+    IndexError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +111,7 @@ def read_density(path: str | os.PathLike) -> Density:
     if path.suffix == ".cube":
         return _from_cubes(path)
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                miller, rho = file["miller"].astype(int), file["rho_g"].astype(complex)
-                columns = file["reciprocal_vectors"]
-        except KeyError as error:
-            raise ValueError(f"{path} has no array {error}; it is not a density") from error
+        miller, rho, columns = _read_npz(path)
     else:
         miller, rho, columns = _read_restart(path)
     n = len(miller)
@@ -157,6 +170,21 @@ def _other_spin(path: Path, cube: Cube, spin: str, name: re.Match) -> ndarray:
     if found.values.shape != cube.values.shape or not np.array_equal(found.cell, cube.cell):
         raise ValueError(f"{path} and {other} are of different cells or grids")
     return found.values
+
+
+def _read_npz(path: Path) -> tuple[ndarray, ndarray, ndarray]:
+    with open(path, "rb") as file:  # numpy leaves it open if it is damaged
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            return (
+                arrays["miller"].astype(int),
+                arrays["rho_g"].astype(complex),
+                arrays["reciprocal_vectors"],
+            )
+        except KeyError as error:
+            raise ValueError(f"{path} has no array {error}; it is not a density") from error
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged, or no .npz file: {error!r}") from error
 
 
 def _read_restart(path: Path) -> tuple[ndarray, ndarray, ndarray]:

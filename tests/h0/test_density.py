@@ -81,6 +81,29 @@ def test_damage_is_named(tmp_path):
 SHAPE = (6, 5, 8)
 
 
+def test_damaged_files_of_the_compact_form_are_named(tmp_path):
+    rho = np.ones((1, 3), complex)
+    whole = tmp_path / "a.npz"
+    np.savez_compressed(whole, miller=MILLER, rho_g=rho, reciprocal_vectors=CELL)
+    content = whole.read_bytes()
+    bad = tmp_path / "bad.npz"
+    for length in range(0, len(content), 37):
+        bad.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"bad\.npz is damaged, or no \.npz file"):
+            read_density(bad)
+    rng, messages = np.random.default_rng(0), []
+    for _ in range(50):
+        damaged, place = bytearray(content), rng.integers(len(content) - 4)
+        damaged[place : place + 4] = rng.bytes(4)
+        bad.write_bytes(damaged)
+        try:
+            read_density(bad)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 25
+    assert all("bad.npz" in message for message in messages)
+
+
 def cube(path, values, *, nspin=1, comment="{} # number of spin directions 0.5 # Fermi energy"):
     """Write what ABACUS writes, with all digits."""
     lines = ["Ionic_Step 1  Cubefile created from ABACUS", comment.format(nspin), "1 0.0 0.0 0.0 "]
