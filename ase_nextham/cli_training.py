@@ -42,6 +42,12 @@ def _add_build(actions) -> None:
     build.add_argument(
         "--nkpts", type=int, default=16, help="k-points whose eigenvectors are kept (16)"
     )
+    build.add_argument(
+        "--densities",
+        metavar="DIR",
+        help="folder of converged densities, NAME.npz, NAME.cube or ABACUS's file below NAME, for "
+        "samples that are there, too; else those that ABACUS left with the runs",
+    )
     _add_work(build)
     _add_files(build)
 
@@ -131,6 +137,7 @@ def _build(options) -> None:
         h0=engine(nspin=1) if options.h0 else None,
         spinor_h0=engine(nspin=4) if options.spinor_h0 else None,
         nkpts=options.nkpts,
+        densities=options.densities,
         jobs=options.jobs,
         progress=sys.stderr.isatty(),
     )
@@ -203,11 +210,7 @@ def _train(options) -> None:
     ended = "finished" if result.finished else "interrupted, goes on when started again"
     print(f"{result.folder}: step {result.step} of {result.steps}, {ended}")
     if result.best is not None:
-        best = result.best
-        print(
-            f"best validation: gauge MAE {1e3 * best.mae:.3g} meV, {100 * best.ratio:.3g} % of "
-            f"that of H(0)"
-        )
+        print(f"best validation: {result.best}")
     if result.model is not None:
         print(f"{result.model}: model")
 

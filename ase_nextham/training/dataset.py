@@ -7,6 +7,8 @@ Layout of a data set::
                      /training/k_space: kpts, eps, nlow, coefficients, see
                      :class:`~ase_nextham.training.dataset_kspace.KSpace`; one k-point can be
                      read without the others
+                     /training/density: the converged density, where it is known, see
+                     :mod:`~ase_nextham.training.dataset_density`
     index.json       the entries of all samples again. It may be missing or behind: samples that it
                      lacks, or that have changed since, are asked themselves
 
@@ -19,8 +21,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -32,11 +35,13 @@ from ase_nextham import hdf5
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.files import replacing, write_atomically
+from ase_nextham.h0.density import Density
+from ase_nextham.training.dataset_density import digest, read_stored_density, write_density
 from ase_nextham.training.dataset_kspace import KSpace
 from ase_nextham.training.dataset_prepare import Prepared
 
 FORMAT = "ase_nextham data set"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: samples may have a density
 
 SAMPLES, INDEX = "samples", "index.json"
 
@@ -71,6 +76,8 @@ class Entry:
         H on disk is the one of the source + mu S, on the scale of H(0); in eV.
     fermi_level
         In eV on that scale, or None where not known.
+    density
+        sha256 of the converged density that is with the sample, or None where there is none.
     """
 
     name: str
@@ -85,6 +92,7 @@ class Entry:
     nkpts: int
     mu: float
     fermi_level: float | None
+    density: str | None = None
 
     def __repr__(self):
         return f"Entry({self.name!r}, {self.atoms.get_chemical_formula('metal')}, {self.spin})"
@@ -111,12 +119,13 @@ class Entry:
             nkpts=0 if states is None else len(states.kpts),
             mu=prepared.mu,
             fermi_level=data.fermi_level,
+            density=None if prepared.density is None else digest(prepared.density),
         )
 
     def to_json(self) -> dict:
         """Plain values."""
         plain = ("name", "structure", "spin", "label_spin", "npairs", "dimension", "nkpts", "mu")
-        return {name: getattr(self, name) for name in (*plain, "fermi_level")} | {
+        return {name: getattr(self, name) for name in (*plain, "fermi_level", "density")} | {
             "numbers": self.atoms.numbers.tolist(),
             "positions": self.atoms.positions.tolist(),
             "cell": self.atoms.cell.tolist(),
@@ -270,6 +279,23 @@ class Dataset(Sequence):
             states = _read_k_space(path, range(entry.nkpts) if kpts is None else kpts)
         return Sample(entry, data, states)
 
+    def density(self, index: int) -> Density | None:
+        """The converged density of a sample, or None where the data set does not have it.
+
+        Raises
+        ------
+        ValueError
+            If its file is damaged, naming it.
+        """
+        if self.entries[index].density is None:
+            return None
+        path = self.file(index)
+        try:
+            with h5py.File(path, "r") as file:
+                return read_stored_density(file)
+        except _DAMAGE as err:
+            raise ValueError(f"{path}: the density cannot be read: {err}") from err
+
 
 def reduced_formula(formula: str) -> str:
     """A composition as it stands in :attr:`Entry.formula`, whatever order it is given in."""
@@ -299,6 +325,20 @@ def write_sample(path: Path, entry: Entry, prepared: Prepared) -> None:
                 )
                 for name in ("kpts", "eps", "nlow"):
                     group.create_dataset(name, data=getattr(states, name), fletcher32=True)
+            if prepared.density is not None:
+                write_density(file, prepared.density)
+
+
+def write_sample_with_density(path: Path, old: Path, entry: Entry, density: Density) -> Entry:
+    """Write the file of a sample again, with the density that it lacked; returns its entry."""
+    entry = replace(entry, density=digest(density))
+    with replacing(path) as temporary:
+        shutil.copyfile(old, temporary)
+        with h5py.File(temporary, "a") as file:
+            del file["training/entry"]
+            file["training/entry"] = json.dumps(entry.to_json())
+            write_density(file, density)
+    return entry
 
 
 def write_index(folder: Path, entries: Mapping[str, Entry]) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from ase_nextham.data import LCAOData
 from ase_nextham.h0 import H0Backend
+from ase_nextham.h0.density import Density
 from ase_nextham.matrix import LCAOMatrix, aligned
+from ase_nextham.training.dataset_density import check_density
 from ase_nextham.training.dataset_kspace import KSpace, fermi_level_of, k_space, random_kpts
 
 HERMITIAN_TOLERANCE = 1e-6
@@ -40,12 +42,15 @@ class Prepared:
         Spin of the Hamiltonian as it was read.
     k_space
         Eigenstates, or None.
+    density
+        Self-consistent, or None.
     """
 
     data: LCAOData
     mu: float
     label_spin: str
     k_space: KSpace | None
+    density: Density | None = None
 
 
 def prepare(
@@ -55,6 +60,7 @@ def prepare(
     h0: H0Backend | None = None,
     spinor_h0: H0Backend | None = None,
     nkpts: int = 0,
+    density: Density | None = None,
 ) -> Prepared:
     """A sample of the operators of one structure.
 
@@ -66,6 +72,8 @@ def prepare(
         Of the structure: decides the k-points.
     h0, spinor_h0, nkpts
         As in :func:`ase_nextham.training.dataset_build.build`.
+    density
+        Of the self-consistent run, where it is known.
 
     Raises
     ------
@@ -88,6 +96,8 @@ def prepare(
         )
     label_spin = data.hamiltonian.spin
     _check(data)
+    if density is not None:
+        check_density(density, data.atoms, data.nelectrons)
     hamiltonian, mu = aligned(data.hamiltonian, data.h0, data.overlap)
     fermi_level = None
     if nkpts or data.fermi_level is not None:
@@ -98,7 +108,7 @@ def prepare(
     states = None
     if nkpts:
         states = k_space(data, random_kpts(nkpts, name), fermi_level=fermi_level)
-    return Prepared(data, mu, label_spin, states)
+    return Prepared(data, mu, label_spin, states, density)
 
 
 def _check_converged(data: LCAOData) -> None:

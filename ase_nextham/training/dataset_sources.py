@@ -39,10 +39,13 @@ class Source:
     read
         Function that gives the operators. A plain function or ``functools.partial`` can be sent
         to other processes.
+    path
+        What is read, or None for data in memory: the density of a run is looked for there.
     """
 
     name: str
     read: Callable[[], LCAOData]
+    path: Path | None = None
 
     def __post_init__(self):
         if not _NAME.fullmatch(self.name):
@@ -100,7 +103,7 @@ class Archive:
                 inner = ["-".join(_plain(path).relative_to(root).parts) for path in found]
                 names = [f"{self.name}-{one}" for one in inner]
             yield [
-                Source(name, _Read(self.read, path))
+                Source(name, _Read(self.read, path), path)
                 for name, path in zip(names, found, strict=True)
             ]
 
@@ -156,7 +159,7 @@ def from_paths(
             if _is_archive(one):
                 source = Archive(one, read, holds_structure)
             else:
-                source = Source(_plain(one.resolve()).name, _Read(read, one))
+                source = Source(_plain(one.resolve()).name, _Read(read, one), one)
             if source.name in sources:
                 raise ValueError(
                     f"{sources[source.name][0]} and {one} would both be the sample "
