@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,8 +207,8 @@ class Examples(Sequence):
     ----------
     samples
         A data set, or any sequence of samples.
-    graph_of, part, dtype
-        As for :meth:`Example.of`.
+    make
+        Function of a sample: its tensors, with their size in ``nbytes``.
     memory
         GiB for those that are kept; the ones used longest ago make room.
 
@@ -217,30 +218,23 @@ class Examples(Sequence):
         How often an example had to be made.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        graph_of: Callable,
-        part: str,
-        dtype: torch.dtype,
-        memory: float = 4.0,
-    ):
+    def __init__(self, samples: Sequence, make: Callable, memory: float = 4.0):
         self.samples, self.memory, self.made = samples, memory, 0
-        self._graph_of, self._part, self._dtype = graph_of, part, dtype
-        self._kept: OrderedDict[int, Example] = OrderedDict()
+        self._make = make
+        self._kept: OrderedDict[int, Any] = OrderedDict()
         self._bytes = 0
 
     def __len__(self):
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
         self.made += 1
-        example = Example.of(self.samples[index], self._graph_of, self._part, self._dtype)
+        example = self._make(self.samples[index])
         self._kept[index] = example
         self._bytes += example.nbytes
         while self._bytes > self.memory * 2**30:

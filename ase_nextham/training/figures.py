@@ -22,6 +22,7 @@ from ase_nextham.training.dataset import Dataset, Sample
 from ase_nextham.training.evaluate import chosen, hamiltonians, loaded_model
 from ase_nextham.training.figures_periodic_table import periodic_table
 from ase_nextham.training.logs import STEPS, VALIDATIONS
+from ase_nextham.training.measure import GAUGE_MAE, MEASURES, Measure
 from ase_nextham.training.metrics import PARITY_EDGES
 from ase_nextham.training.metrics_bands import GHOST, band_path, mesh_errors, reference
 from ase_nextham.training.report import H0, PREDICTED, Report
@@ -314,14 +315,15 @@ def parity(counts: ndarray) -> Figure:
 
 
 def learning_curve(folder: str | os.PathLike) -> Figure:
-    """Loss and gauge error over the epochs of a run.
+    """Loss and error over the epochs of a run.
 
     Parameters
     ----------
     folder
-        Of the run, with ``steps.csv`` (columns ``epoch``, ``loss``, ``mae_meV``) and
-        ``validation.csv`` (``epoch``, ``loss``, ``mae_meV``, ``h0_mae_meV``), as
-        :mod:`ase_nextham.training.logs` writes them.
+        Of the run, with ``steps.csv`` and ``validation.csv`` as :mod:`ase_nextham.training.logs`
+        writes them: columns ``epoch``, ``loss``, and those of one of
+        :data:`~ase_nextham.training.measure.MEASURES`, ``mae_meV`` and ``h0_mae_meV`` for models
+        that correct pairs.
 
     Raises
     ------
@@ -333,17 +335,20 @@ def learning_curve(folder: str | os.PathLike) -> Figure:
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     folder = Path(folder)
-    steps = _columns(folder / STEPS, "epoch", "loss", "mae_meV")
-    validation = _columns(folder / VALIDATIONS, "epoch", "loss", "mae_meV", "h0_mae_meV")
+    measure = _measure(folder / STEPS)
+    column, reference = measure.column, measure.reference_column
+    compared = () if measure.reference is None else (reference,)
+    steps = _columns(folder / STEPS, "epoch", "loss", column)
+    validation = _columns(folder / VALIDATIONS, "epoch", "loss", column, *compared)
     if not len(steps["epoch"]):
         raise ValueError(f"{folder / STEPS}: no step was done yet")
     figure, (upper, lower) = plot.blank_figure(5.6, 5.2, rows=2)
     train, valid = plot.COLOURS[2], plot.COLOURS[1]
-    for ax, column in ((upper, "loss"), (lower, "mae_meV")):
-        _curve(ax, steps["epoch"], steps[column], train)
+    for ax, name in ((upper, "loss"), (lower, column)):
+        _curve(ax, steps["epoch"], steps[name], train)
         ax.plot(
             validation["epoch"],
-            validation[column],
+            validation[name],
             color=valid,
             linewidth=1.5,
             marker="o",
@@ -356,17 +361,17 @@ def learning_curve(folder: str | os.PathLike) -> Figure:
         ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.grid(True, color="0.92", zorder=0)
-    if len(validation["epoch"]):
+    if compared and len(validation["epoch"]):
         lower.axhline(  # the same each time; one validation has no length
-            validation["h0_mae_meV"][-1],
+            validation[reference][-1],
             color="0.3",
             linewidth=1.2,
             linestyle=plot.DASHES[1],
-            label="H(0), validation",
+            label=f"{measure.reference}, validation",
         )
     upper.tick_params(labelbottom=False)
     upper.set_ylabel("Loss")
-    lower.set_ylabel("Gauge MAE (meV)")
+    lower.set_ylabel(f"{measure.name[0].upper()}{measure.name[1:]} ({measure.unit})")
     lower.set_xlabel("Epoch")
     lower.set_xlim(0, max(steps["epoch"].max(), validation["epoch"].max(initial=0)))
     handles, labels = lower.get_legend_handles_labels()
@@ -394,10 +399,20 @@ def _curve(ax: Axes, epoch: ndarray, values: ndarray, colour: str) -> None:
     )
 
 
+def _measure(path: Path) -> Measure:
+    """What was measured in a run, by the header of its table of steps."""
+    header = (_rows(path) or [[]])[0]
+    return next((one for one in MEASURES if one.column in header), GAUGE_MAE)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
 def _columns(path: Path, *names: str) -> dict[str, ndarray]:
     """Columns of a CSV file with a header; empty cells are nan."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
+    rows = _rows(path)
     header = rows[0] if rows else []
     missing = [name for name in names if name not in header]
     if missing:

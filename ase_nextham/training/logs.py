@@ -7,25 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ase_nextham.files import write_atomically
+from ase_nextham.training.measure import GAUGE_MAE, Measure, Validation
 
 STEPS, VALIDATIONS = "steps.csv", "validation.csv"
 """Names of the files, one line for each step and for each validation."""
-
-STEP_COLUMNS = (
-    "step",
-    "epoch",
-    "seconds",
-    "learning_rate",
-    "gradient",
-    "loss",
-    "real",
-    "trace",
-    "low",
-    "high",
-    "coupling",
-    "mae_meV",
-)
-VALIDATION_COLUMNS = ("step", "epoch", "seconds", "loss", "mae_meV", "h0_mae_meV", "ratio", "best")
 
 
 class Table:
@@ -97,6 +82,8 @@ class Log:
         Steps of the whole run.
     progress, tensorboard
         As in :class:`~ase_nextham.training.config.RunConfig`.
+    measure
+        What is measured of the kind of model that is trained.
 
     Raises
     ------
@@ -104,13 +91,22 @@ class Log:
         If TensorBoard is wanted and not installed.
     """
 
-    def __init__(self, folder: Path, steps: int, total: int, progress: bool, tensorboard: bool):
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        total: int,
+        progress: bool,
+        tensorboard: bool,
+        measure: Measure = GAUGE_MAE,
+    ):
+        self.measure = measure
         self._writer = self._bar = None
         if tensorboard:
             # steps from this one on, of a run that was cut off, are not shown
             self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=steps + 1)
-        self._steps = Table(folder / STEPS, STEP_COLUMNS, steps)
-        self._validations = Table(folder / VALIDATIONS, VALIDATION_COLUMNS, steps)
+        self._steps = Table(folder / STEPS, measure.step_columns, steps)
+        self._validations = Table(folder / VALIDATIONS, measure.validation_columns, steps)
         if progress:
             from tqdm import tqdm
 
@@ -122,17 +118,19 @@ class Log:
         self._board("train", values)
         if self._bar is not None:
             self._bar.update()
-            self._bar.set_postfix(loss=f"{values['loss']:.3g}", mae=f"{values['mae_meV']:.3g} meV")
+            error = f"{values[self.measure.column]:.3g} {self.measure.unit}"
+            self._bar.set_postfix(loss=f"{values['loss']:.3g}", error=error)
 
-    def validation(self, values: Mapping[str, float]) -> None:
-        """The model was validated."""
+    def validation(
+        self, found: Validation, *, step: int, epoch: float, seconds: float, best: bool
+    ) -> None:
+        """The model was validated, after so many steps, epochs and seconds."""
+        place = {"step": step, "epoch": epoch, "seconds": seconds}
+        values = place | found.columns() | {"best": int(best)}
         self._validations.add(values)
         self._board("validation", values)
         if self._bar is not None:
-            self._bar.write(
-                f"epoch {values['epoch']:.1f}: validation gauge MAE {values['mae_meV']:.3f} meV, "
-                f"{100 * values['ratio']:.1f} % of that of H(0)"
-            )
+            self._bar.write(f"epoch {epoch:.1f}: validation {found}")
 
     def say(self, text: str) -> None:
         """A line for the reader."""

@@ -9,51 +9,24 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ase_nextham.model import Model
 from ase_nextham.training.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
-from ase_nextham.training.config import LossConfig, TrainConfig
+from ase_nextham.training.config import TrainConfig
+from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.distributed import Processes
-from ase_nextham.training.example import Example, Examples
-from ase_nextham.training.loss import Weights, gauge_mae
-from ase_nextham.training.objective import Batch, Objective
+from ase_nextham.training.example import Examples
+from ase_nextham.training.measure import Validation
 from ase_nextham.training.schedule import LearningRate, Sampler
-from ase_nextham.training.statistics import set_scales, set_units
-
-STATISTICS = 500
-"""Largest number of samples from which the scales of labels are taken."""
-
-_LOGGED = ("loss", "real", "trace", "low", "high", "coupling")
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How well a model does on samples that it was not trained on.
-
-    Parameters
-    ----------
-    loss
-        As in training, mean over samples.
-    mae, h0_mae
-        Gauge MAE of H and of H(0) in eV, mean over samples.
-    """
-
-    loss: float
-    mae: float
-    h0_mae: float
-
-    @property
-    def ratio(self) -> float:
-        """Error of H as a part of that of H(0)."""
-        return self.mae / self.h0_mae if self.h0_mae else math.nan
+from ase_nextham.training.task import Draw, task_of
 
 
 class Loader:
@@ -67,8 +40,8 @@ class Loader:
         Which samples of each step this process works on.
     micro_batch
         Structures in a batch.
-    kpts
-        k-points of each structure in a step.
+    batch_of
+        Function of examples and draws that puts them together: :meth:`Task.batch`.
     device
         To which batches go.
 
@@ -84,16 +57,16 @@ class Loader:
         sampler: Sampler,
         share: range,
         micro_batch: int,
-        kpts: int,
+        batch_of: Callable[[Sequence, Sequence[Draw]], Any],
         device: torch.device,
     ):
         self.examples, self.sampler, self.share = examples, sampler, share
-        self.micro_batch, self.kpts, self.device = micro_batch, kpts, device
+        self.micro_batch, self.batch_of, self.device = micro_batch, batch_of, device
         self.waited = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._ahead: dict[int, Future] = {}
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list:
         """The batches of a step."""
         begin = time.perf_counter()
         future = self._ahead.pop(step, None) or self._thread.submit(self._make, step)
@@ -106,18 +79,14 @@ class Loader:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _make(self, step: int) -> list[Batch]:
-        own = self.sampler.samples(step)[self.share]
-        examples, kpts = [], []
-        for index in own:
-            example = self.examples[int(index)]
-            there = 0 if example.states is None or not self.kpts else len(example.states)
-            chosen = self.sampler.kpts(step, int(index), there, self.kpts) if there else None
-            examples.append(example.to(self.device))
-            kpts.append(chosen)
+    def _make(self, step: int) -> list:
+        own = [int(index) for index in self.sampler.samples(step)[self.share]]
+        examples = [self.examples[index].to(self.device) for index in own]
+        draws = [partial(self.sampler.kpts, step, index) for index in own]
         size = self.micro_batch or len(own)
         return [
-            Batch.of(examples[k : k + size], kpts[k : k + size]) for k in range(0, len(own), size)
+            self.batch_of(examples[k : k + size], draws[k : k + size])
+            for k in range(0, len(own), size)
         ]
 
 
@@ -142,7 +111,7 @@ class Trainer:
     steps
         Of the whole run.
     best
-        Validation with the smallest gauge MAE so far, or None.
+        Validation with the smallest error so far, or None.
     seconds
         Time that the run has taken.
     """
@@ -151,8 +120,8 @@ class Trainer:
         self,
         config: TrainConfig,
         model: Model,
-        training: Sequence,
-        validation: Sequence,
+        training: Dataset,
+        validation: Dataset,
         processes: Processes,
     ):
         self.config, self.model, self.processes = config, model, processes
@@ -160,24 +129,17 @@ class Trainer:
         self.dtype = torch.float64 if optimiser.precision == "float64" else torch.float32
         module = model.to(processes.device, self.dtype).module.train()
         self.module = module
-        weights = _weights(config.loss)
-        mixed = torch.bfloat16 if optimiser.precision == "bfloat16" else None
-        if mixed is not None and not getattr(module, "mixed_precision", True):
-            raise ValueError(
-                "[optimiser] precision = 'bfloat16' is not for published networks, which are "
-                "written for one precision; use 'float32' or 'tf32'"
-            )
-        self.objective = Objective(module, weights, config.loss.norm, mixed).to(processes.device)
-        kept = [module.graph, module.part, self.dtype]
-        self.examples = Examples(training, *kept, memory=config.data.memory)
-        self.validation = Examples(validation, *kept, memory=config.data.memory)
+        self.task = task_of(config, model, self.dtype)
+        self.objective = self.task.objective.to(processes.device)
+        self.examples = self.task.examples(training)
+        self.validation = self.task.examples(validation)
         self.sampler = Sampler(len(training), optimiser.batch, config.run.seed)
         self.loader = Loader(
             self.examples,
             self.sampler,
             processes.share(optimiser.batch),
             optimiser.micro_batch,
-            config.loss.kpts if weights.needs_k_space else 0,
+            self.task.batch,
             processes.device,
         )
         one_by_one = optimiser.experts == "one by one"
@@ -196,22 +158,14 @@ class Trainer:
         self._begin_stage(0)
 
     def begin(self, *, scales: bool) -> None:
-        """Take the units of the loss from the training set; before the first step.
+        """Take from the training set what is not learned in steps; before the first one.
 
         Parameters
         ----------
         scales
-            Whether those of the results of the networks are taken from it, too.
+            Whether the scales of the model itself are taken from it, too.
         """
-        if scales:
-            set_scales(self.module, self._typical())
-        set_units(self.objective, self._typical())
-
-    def _typical(self) -> Iterator[Example]:
-        """Samples enough to know how large labels are."""
-        number = min(len(self.examples), STATISTICS)
-        for index in np.linspace(0, len(self.examples) - 1, number).round().astype(int):
-            yield self.examples[int(index)].to(self.processes.device)
+        self.task.begin(self.examples, self.processes.device, scales=scales)
 
     def _begin_stage(self, stage: int) -> None:
         self.stage, expert = stage, self.stages[stage]
@@ -226,6 +180,11 @@ class Trainer:
         )
         self.wrapped = self.processes.wrapped(self.objective)
 
+    @property
+    def epoch(self) -> float:
+        """How often every sample was seen."""
+        return self.step * self.sampler.batch / self.sampler.size
+
     # --- steps -----------------------------------------------------------------------------
 
     def advance(self) -> dict[str, float]:
@@ -234,7 +193,7 @@ class Trainer:
         Returns
         -------
         dict
-            What :data:`~ase_nextham.training.logs.STEP_COLUMNS` names.
+            The columns of ``steps.csv``.
 
         Raises
         ------
@@ -263,18 +222,18 @@ class Trainer:
             self._report_nonfinite(batches, terms)
         self.step += 1
         self.seconds += time.perf_counter() - begin
-        epoch = self.step * self.sampler.batch / self.sampler.size
+        measure = self.task.measure
         return {
             "step": self.step,
-            "epoch": epoch,
+            "epoch": self.epoch,
             "seconds": round(self.seconds, 3),
             "learning_rate": rate,
             "gradient": norm,
-            "mae_meV": 1e3 * values.pop("mae"),
+            measure.column: measure.factor * values.pop(measure.term),
             **values,
         }
 
-    def _gradients(self, batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+    def _gradients(self, batches: Sequence) -> list[dict[str, Tensor]]:
         found = []
         total = sum(len(batch) for batch in batches)
         for k, batch in enumerate(batches):
@@ -289,7 +248,9 @@ class Trainer:
 
     def _means(self, terms: Sequence[dict[str, Tensor]]) -> dict[str, float]:
         """Terms averaged over the structures of all processes."""
-        names = [name for name in (*_LOGGED, "mae") if name in terms[0]]
+        measure = self.task.measure
+        wanted = ("loss", *measure.terms, measure.term)
+        names = [name for name in wanted if name in terms[0]]
         table = torch.stack([torch.stack([own[name].double() for name in names]) for own in terms])
         means = self.processes.gathered(table.cpu()).mean(dim=0)
         return dict(zip(names, means.tolist(), strict=True))
@@ -302,7 +263,7 @@ class Trainer:
                 if p.requires_grad:
                     self.average[name].lerp_(p, 1 - decay)
 
-    def _report_nonfinite(self, batches: Sequence[Batch], terms) -> None:
+    def _report_nonfinite(self, batches: Sequence, terms) -> None:
         self._bad += 1
         names = [example.name for batch in batches for example in batch.examples]
         bad = [n for n, own in zip(names, terms, strict=True) if not torch.isfinite(own["loss"])]
@@ -342,22 +303,20 @@ class Trainer:
         """Errors of the averaged weights on the validation set; None if there is none."""
         if not len(self.validation):
             return None
-        rank, size = self.processes.rank, self.processes.size
+        rank, size, measure = self.processes.rank, self.processes.size, self.task.measure
         expert, self.objective.expert = self.objective.expert, None
         rows = []
         with self.averaged(), torch.no_grad():
             for index in range(rank, len(self.validation), size):
                 example = self.validation[index].to(self.processes.device)
-                kpts = None if example.states is None else list(range(len(example.states)))
-                _, (terms,) = self.objective(Batch.of([example], [kpts]))
-                part = example.graph.corrects.part
-                h0 = gauge_mae(*_spins(example.label, example.overlap, part), example.present)
-                rows.append(torch.stack([terms["loss"], terms["mae"], h0]).double().cpu())
+                _, (terms,) = self.objective(self.task.batch([example], None))
+                found = [terms["loss"], terms[measure.term], self.task.reference(example)]
+                rows.append(torch.stack(found).double().cpu())
         self.objective.expert = expert
         missing = -(-len(self.validation) // size) - len(rows)
         rows += [torch.full((3,), math.nan, dtype=torch.float64)] * missing
-        loss, mae, h0 = torch.nanmean(self.processes.gathered(torch.stack(rows)), dim=0).tolist()
-        return Validation(loss, mae, h0)
+        means = torch.nanmean(self.processes.gathered(torch.stack(rows)), dim=0)
+        return Validation(*means.tolist(), measure)
 
     # --- checkpoints -----------------------------------------------------------------------
 
@@ -371,11 +330,11 @@ class Trainer:
             "units": objective,
         }
         tensors = {f"{g}/{name}": x for g, some in groups.items() for name, x in some.items()}
-        best = None if self.best is None else [self.best.loss, self.best.mae, self.best.h0_mae]
+        best = self.best
         values = {
             "step": self.step,
             "stage": self.stage,
-            "best": best,
+            "best": None if best is None else [best.loss, best.error, best.reference],
             "seconds": self.seconds,
             "nonfinite": self._bad,
         }
@@ -391,7 +350,7 @@ class Trainer:
         with torch.no_grad():
             for name, value in groups["average"].items():
                 self.average[name].copy_(value)
-            for name, value in groups["units"].items():
+            for name, value in groups.get("units", {}).items():
                 self.objective.get_buffer(name).copy_(value)
         values = checkpoint.values
         if values["stage"] != self.stage:
@@ -399,17 +358,8 @@ class Trainer:
         restore_optimiser(self.optimiser, groups.get("optimiser", {}))
         self.step, self.seconds = values["step"], values["seconds"]
         self._bad = values["nonfinite"]
-        self.best = None if values["best"] is None else Validation(*values["best"])
+        best = values["best"]
+        self.best = None if best is None else Validation(*best, self.task.measure)
 
 
-def _weights(config: LossConfig) -> Weights:
-    return Weights(config.real, config.low, config.high, config.coupling, config.trace)
-
-
-def _spins(label: Tensor, overlap: Tensor, part: str) -> tuple[Tensor, Tensor]:
-    if part == "collinear":
-        label = torch.stack([label[0] + label[1], label[0] - label[1]])
-    return label, overlap.expand_as(label)
-
-
-__all__ = ["Loader", "Trainer", "Validation"]
+__all__ = ["Loader", "Trainer"]

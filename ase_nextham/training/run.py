@@ -33,7 +33,8 @@ from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.dataset_split import random_split, read_split
 from ase_nextham.training.distributed import Processes, processes
 from ase_nextham.training.logs import Log, tensorboard_writer
-from ase_nextham.training.loop import Trainer, Validation
+from ase_nextham.training.loop import Trainer
+from ase_nextham.training.measure import Validation
 from ase_nextham.training.models import new_model, save_model, started_model
 
 CHECKPOINT, CONFIG, MODEL = "checkpoint.safetensors", "train.toml", "model"
@@ -194,7 +195,8 @@ class _Run:
         run = trainer.config.run
         self.log = None
         if self.group.first:
-            self.log = Log(folder, trainer.step, trainer.steps, run.progress, run.tensorboard)
+            done, measure = trainer.step, trainer.task.measure
+            self.log = Log(folder, done, trainer.steps, run.progress, run.tensorboard, measure)
         self._checkpoint_due = time.monotonic() + 60 * run.checkpoint_minutes
         self._curve_due = time.monotonic() + _CURVE_SECONDS
 
@@ -240,7 +242,7 @@ class _Run:
     def _validate(self) -> None:
         trainer = self.trainer
         found = trainer.validate()
-        best = found is None or trainer.best is None or found.mae < trainer.best.mae
+        best = found is None or trainer.best is None or found.error < trainer.best.error
         if best:
             trainer.best = found
         if not self.log:
@@ -251,16 +253,11 @@ class _Run:
                 save_model(self.folder / MODEL, info, trainer.module)
         if found is not None:
             self.log.validation(
-                {
-                    "step": trainer.step,
-                    "epoch": trainer.step * trainer.sampler.batch / trainer.sampler.size,
-                    "seconds": round(trainer.seconds, 3),
-                    "loss": found.loss,
-                    "mae_meV": 1e3 * found.mae,
-                    "h0_mae_meV": 1e3 * found.h0_mae,
-                    "ratio": found.ratio,
-                    "best": int(best),
-                }
+                found,
+                step=trainer.step,
+                epoch=trainer.epoch,
+                seconds=round(trainer.seconds, 3),
+                best=best,
             )
 
     def _described(self, validation: Validation | None) -> dict[str, Any]:
@@ -268,15 +265,14 @@ class _Run:
         described = dict(trainer.model.info.training)
         described |= {
             "samples": len(trainer.examples),
-            "epochs": round(trainer.step * trainer.sampler.batch / trainer.sampler.size, 3),
+            "epochs": round(trainer.epoch, 3),
             "seed": trainer.config.run.seed,
             "config": trainer.config.to_dict(),
         }
         if validation is not None:
             described["validation"] = {
                 "samples": len(trainer.validation),
-                "gauge_mae_meV": 1e3 * validation.mae,
-                "h0_gauge_mae_meV": 1e3 * validation.h0_mae,
+                **validation.described(),
             }
         return described
 

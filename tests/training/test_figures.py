@@ -15,6 +15,7 @@ from ase_nextham.training.dataset_build import build
 from ase_nextham.training.dataset_sources import Source
 from ase_nextham.training.evaluate import evaluate
 from ase_nextham.training.figures_periodic_table import periodic_table
+from ase_nextham.training.measure import GAUGE_MAE
 from ase_nextham.training.metrics import DISTANCES, PARITY_EDGES
 from ase_nextham.training.metrics_bands import band_path, reference
 from ase_nextham.training.report import H0, PREDICTED
@@ -219,7 +220,5 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 
 def test_the_columns_are_those_that_the_training_loop_writes():
-    from ase_nextham.training.logs import STEP_COLUMNS, VALIDATION_COLUMNS
-
-    assert {"epoch", "loss", "mae_meV"} <= set(STEP_COLUMNS)
-    assert {"epoch", "loss", "mae_meV", "h0_mae_meV"} <= set(VALIDATION_COLUMNS)
+    assert {"epoch", "loss", "mae_meV"} <= set(GAUGE_MAE.step_columns)
+    assert {"epoch", "loss", "mae_meV", "h0_mae_meV"} <= set(GAUGE_MAE.validation_columns)
