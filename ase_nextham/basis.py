@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy import ndarray
-from scipy.special import sph_harm_y
+from numpy.polynomial import Legendre
 
 MAX_L = 6
 """Largest angular momentum of the tables: l = 6 (i shells)."""
@@ -61,14 +61,19 @@ def real_harmonics(l: int, vectors: ndarray) -> ndarray:
     ndarray
         Shape (..., 2l+1), orthonormal on the unit sphere.
     """
-    x, y, z = np.moveaxis(np.asarray(vectors, float), -1, 0)
-    theta, phi = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
-    columns = []
-    for m in range(-l, l + 1):
-        # scipy includes the Condon-Shortley phase (-1)^m; real harmonics do not
-        value = (-1) ** m * sph_harm_y(l, abs(m), theta, phi)
-        columns.append(value.real if m == 0 else np.sqrt(2) * (value.real if m > 0 else value.imag))
-    return np.stack(columns, axis=-1)
+    vectors = np.asarray(vectors, float)
+    x, y, z = np.moveaxis(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), -1, 0)
+    result = np.empty((*z.shape, 2 * l + 1))
+    plane = np.sqrt((2 * l + 1) / (4 * np.pi)) * np.ones(z.shape, complex)
+    for m in range(l + 1):
+        polar = Legendre.basis(l).deriv(m)(z)
+        result[..., l - m] = polar * plane.imag
+        result[..., l + m] = polar * plane.real
+        # to the next m: (x + iy)^m, and sqrt((l - m)! / (l + m)!) of the norm
+        plane = plane * (x + 1j * y) / np.sqrt(max(l - m, 1) * (l + m + 1))
+        if m == 0:
+            plane *= np.sqrt(2)
+    return result
 
 
 @lru_cache(maxsize=256)
