@@ -30,16 +30,28 @@ class Label:
     ----------
     coefficients
         Shape (ncoefficients,).
-    residual
-        Norm of what is left over the norm of all of it, in the metric of the fit.
+    left, norm
+        Squared norm of what they leave, and of all of it, in the metric of the fit: Ry for a
+        density, eV^2 for dH.
     """
 
     coefficients: ndarray
-    residual: float
+    left: float
+    norm: float
+
+    @property
+    def residual(self) -> float:
+        """Norm of what is left over the norm of all of it."""
+        return float(np.sqrt(self.left / self.norm)) if self.norm > 0 else 0.0
 
 
 def fit_density(
-    part: LocalPart, expansion: Expansion, density: Density, *, ridge: float = RIDGE
+    part: LocalPart,
+    expansion: Expansion,
+    density: Density,
+    *,
+    ridge: float = RIDGE,
+    gram: ndarray | None = None,
 ) -> Label:
     """Coefficients from a converged density.
 
@@ -49,6 +61,8 @@ def fit_density(
         Self-consistent, without partial cores, of the same structure.
     ridge
         As of :func:`ase_nextham.expansion.fit`.
+    gram
+        :func:`~ase_nextham.potential_head.descriptor.coulomb_gram`, if it is known; for densities.
 
     Returns
     -------
@@ -80,14 +94,14 @@ def fit_density(
     sums = plane_wave_sums(part, expansion)
     weights = part.waves.volume * part.coulomb * part.multiplicity
     coefficients = fit(
-        sums.gram(weights),
+        sums.gram(weights) if gram is None else gram,
         sums.transpose(weights * change),
         ridge=ridge,
         zero=expansion.charges(part.symbols),
     )
     left = change - sums.plane_waves(coefficients)
-    norms = [np.sum(weights * np.abs(one) ** 2) for one in (left, change)]
-    return Label(coefficients, _ratio(*norms))
+    norms = [float(np.sum(weights * np.abs(one) ** 2)) for one in (left, change)]
+    return Label(coefficients, *norms)
 
 
 def _fit_potential(part: LocalPart, expansion: Expansion, target: ndarray, ridge: float) -> Label:
@@ -104,7 +118,7 @@ def _fit_potential(part: LocalPart, expansion: Expansion, target: ndarray, ridge
     columns -= np.outer(columns @ constant, constant)
     coefficients = fit(columns @ columns.T, columns @ target, ridge=ridge)
     left = target - coefficients @ columns
-    return Label(coefficients, _ratio(left @ left, target @ target))
+    return Label(coefficients, float(left @ left), float(target @ target))
 
 
 def _on_grid(part: LocalPart, plane_waves: ndarray) -> ndarray:
@@ -156,7 +170,7 @@ def fit_matrix(
 
     best, left = np.zeros(sums.size), target
     if not target.any():
-        return Label(best, 0.0)
+        return Label(best, 0.0, 0.0)
     linear = expansion.kind == "potential"
     charges = None if linear else expansion.charges(part.symbols)
     for _ in range(1 if linear else steps):
@@ -169,7 +183,7 @@ def fit_matrix(
             if after @ after >= left @ left:
                 break
             best, left = found, after
-    return Label(best, _ratio(left @ left, target @ target))
+    return Label(best, float(left @ left), float(target @ target))
 
 
 def _columns(
@@ -212,7 +226,3 @@ def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:
 def _without(values: ndarray, s: ndarray) -> ndarray:
     """Elements, shape (..., nelements), without their part along S."""
     return values - np.multiply.outer(values @ s / (s @ s), s)
-
-
-def _ratio(left: float, whole: float) -> float:
-    return float(np.sqrt(left / whole)) if whole > 0 else 0.0
