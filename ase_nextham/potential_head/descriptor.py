@@ -20,6 +20,9 @@ from ase_nextham.h0.native.localpart import LocalPart
 from ase_nextham.potential_head.apply import plane_wave_sums
 from ase_nextham.potential_head.first_density import first_density
 
+VERSION = 1
+"""Rises when descriptors come to hold other numbers: those that were kept are then made again."""
+
 _DENSITY_AT = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # 1/Bohr
 _CORE_AT = (1.0, 2.0, 3.0)
 _LOCAL_AT = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
