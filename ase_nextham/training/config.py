@@ -28,6 +28,9 @@ from typing import Any
 
 from ase_nextham.files import read_text
 
+_HEADS = ("pairs", "density")
+_NETWORKS = ("linear", "two-layer", "transformer")
+_FOR_ALL_HEADS = {"head", "start", "xc", "citation"}
 _NORMS = ("squared", "absolute")
 _TOGETHER = ("together", "one by one")
 _ALGORITHMS = ("adam", "adamw")
@@ -65,9 +68,15 @@ class ModelConfig:
 
     Parameters
     ----------
+    head
+        What is predicted: ``"pairs"``, the elements of dH for each pair of atoms, or
+        ``"density"``, the change of the density, from which dH is computed. The latter is
+        described by [density]; of the keys here and in [loss], only ``start``, ``xc`` and
+        ``citation`` are for it.
     start
         A model to start from, whose weights are trained on, such as one of published weights
-        (``nextham import-checkpoint``). All other keys but ``citation`` are then its own.
+        (``nextham import-checkpoint``). All other keys but ``citation`` are then its own, and
+        those of [density] that say what a model is.
     windows
         Ends of the distance windows in Angstrom, one expert for each; the last is the cutoff.
     target
@@ -78,6 +87,7 @@ class ModelConfig:
         For the description of the model.
     """
 
+    head: str = "pairs"
     start: str | None = None
     windows: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0)
     target: str = "correction"
@@ -95,8 +105,43 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class DensityConfig:
+    """What learns, if it is the change of the density.
+
+    Parameters
+    ----------
+    network, hidden, cutoff, layers
+        Of :class:`ase_nextham.model.density_network.DensityArchitecture`; the last two are those of
+        the transformer.
+    members
+        Networks whose mean is predicted, and whose spread tells how sure that is.
+    folds
+        Whether each member leaves out another part of the compositions in training.
+    counts, exponents
+        Gaussians for l = 0, 1, ..., and their smallest and largest exponent in 1/Bohr^2.
+    ridge
+        Of the linear map with which all of them start, which is fitted in closed form.
+    pseudo_dir, orbital_dir
+        Folders of the pseudopotentials and orbitals of the data set; by default those that are
+        configured (see :class:`ase_nextham.h0.native.engine.NativeH0`).
+    """
+
+    network: str = "two-layer"
+    hidden: str = "32x0e+16x1o+12x2e+10x3o+8x4e"
+    members: int = 4
+    folds: bool = True
+    counts: tuple[int, ...] = (7, 6, 5, 6, 4)
+    exponents: tuple[float, ...] = (0.15, 8.0)
+    ridge: float = 1e-3
+    cutoff: float = 5.0
+    layers: int = 1
+    pseudo_dir: str | None = None
+    orbital_dir: str | None = None
+
+
+@dataclass(frozen=True)
 class LossConfig:
-    """What is minimised; see :mod:`ase_nextham.training.loss`.
+    """What is minimised for pairs of atoms; see :mod:`ase_nextham.training.loss`.
 
     Parameters
     ----------
@@ -206,12 +251,15 @@ class TrainConfig:
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    density: DensityConfig = field(default_factory=DensityConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self):
         for table, key, words in (
+            ("model", "head", _HEADS),
+            ("density", "network", _NETWORKS),
             ("loss", "norm", _NORMS),
             ("optimiser", "algorithm", _ALGORITHMS),
             ("optimiser", "experts", _TOGETHER),
@@ -222,11 +270,13 @@ class TrainConfig:
                 raise ValueError(f"[{table}] {key} is one of {', '.join(words)}, not {value!r}")
         positive = {
             "data": ("memory",),
+            "density": ("members", "cutoff", "layers"),
             "loss": ("kpts",),
             "optimiser": ("learning_rate", "epochs", "batch"),
             "run": ("checkpoint_minutes", "validate_epochs"),
         }
         not_negative = {
+            "density": ("ridge",),
             "loss": ("real", "low", "high", "coupling", "trace"),
             "optimiser": ("lowest", "first", "warm_up", "clip", "weight_decay", "nonfinite"),
             "run": ("seed",),
@@ -247,6 +297,38 @@ class TrainConfig:
                 f"[optimiser] batch = {optimiser.batch} is not a multiple of micro_batch = "
                 f"{optimiser.micro_batch}"
             )
+        self._check_head()
+
+    def _check_head(self) -> None:
+        head, exponents = self.model.head, self.density.exponents
+        for table, keys in self._unused().items():
+            for f in fields(getattr(self, table)):
+                if f.name in keys and getattr(getattr(self, table), f.name) != f.default:
+                    other = "density" if head == "pairs" else "pairs"
+                    raise ValueError(
+                        f"[{table}] {f.name} is for models with [model] head = {other!r}, but "
+                        f"this one is {head!r}; leave it out"
+                    )
+        if len(exponents) != 2 or not 0 < exponents[0] < exponents[1]:
+            raise ValueError(
+                f"[density] exponents are a smallest and a largest one, not {list(exponents)}"
+            )
+        counts = self.density.counts
+        if not counts or min(counts) < 1 or max(counts) > counts[0]:
+            raise ValueError(
+                f"[density] counts = {list(counts)} must be at least 1, and none above the first"
+            )
+        if head == "density" and self.optimiser.precision == "bfloat16":
+            raise ValueError(
+                "[optimiser] precision = 'bfloat16' is not for head = 'density'; use 'float32'"
+            )
+
+    def _unused(self) -> dict[str, set[str]]:
+        """Keys of each table that mean nothing to the head."""
+        every = {t.name: {f.name for f in fields(getattr(self, t.name))} for t in fields(self)}
+        if self.model.head == "pairs":
+            return {"density": every["density"]}
+        return {"model": every["model"] - _FOR_ALL_HEADS, "loss": every["loss"]}
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> TrainConfig:
@@ -287,25 +369,31 @@ class TrainConfig:
         def path(given: str | None) -> str | None:
             return None if given is None else str(folder / given)
 
-        data, model, run = self.data, self.model, self.run
+        data, model, density, run = self.data, self.model, self.density, self.run
         return replace(
             self,
             data=replace(data, path=path(data.path), split=path(data.split)),
             model=replace(model, start=path(model.start)),
+            density=replace(
+                density,
+                pseudo_dir=path(density.pseudo_dir),
+                orbital_dir=path(density.orbital_dir),
+            ),
             run=replace(run, folder=path(run.folder)),
         )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Tables of plain values, defaults included; what is None is left out."""
-        tables = {}
+        """Tables of plain values, defaults included; without None, and what the head ignores."""
+        tables, unused = {}, self._unused()
         for table in fields(self):
             values = getattr(self, table.name)
             tables[table.name] = {
                 f.name: list(value) if isinstance(value, tuple) else value
                 for f in fields(values)
                 if (value := getattr(values, f.name)) is not None
+                and f.name not in unused.get(table.name, ())
             }
-        return tables
+        return {name: values for name, values in tables.items() if values}
 
     def to_toml(self, remarks: Mapping[str, str] | None = None) -> str:
         """The whole as ``train.toml``, with remarks as comments before it."""
@@ -379,6 +467,7 @@ def _toml(value: Any) -> str:
 
 __all__ = [
     "DataConfig",
+    "DensityConfig",
     "LossConfig",
     "ModelConfig",
     "OptimiserConfig",

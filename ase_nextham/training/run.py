@@ -43,6 +43,7 @@ CURVE = "learning_curve.png"
 _MAY_CHANGE = {
     "run": {"folder", "device", "checkpoint_minutes", "progress", "tensorboard"},
     "data": {"path", "memory"},
+    "density": {"pseudo_dir", "orbital_dir"},
     "optimiser": {"micro_batch", "nonfinite"},
 }
 """What may differ when a run goes on."""
@@ -123,7 +124,7 @@ def train_samples(
     last = folder / CHECKPOINT
     saved = checkpoints.read(last) if last.is_file() else None
     if saved is not None:
-        _check_same_run(last, saved.values["config"], config.to_dict())
+        _check_same_run(last, saved.values["config"], config)
     if config.model.start is None:
         model = new_model(config.model, training, config.run.seed)
     else:
@@ -297,7 +298,12 @@ class _Run:
         self._curve_due = end + max(_CURVE_SECONDS, 50 * (end - begin))
 
 
-def _check_same_run(path: Path, saved: dict, now: dict) -> None:
+def _check_same_run(path: Path, saved: dict, config: TrainConfig) -> None:
+    try:  # what was not there to choose when the run was begun has its default
+        saved = TrainConfig.from_dict(saved).to_dict()
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"{path}: the configuration of this run cannot be read: {err}") from err
+    now = config.to_dict()
     for table in sorted(saved.keys() | now.keys()):
         before, after = saved.get(table, {}), now.get(table, {})
         for key in sorted((before.keys() | after.keys()) - _MAY_CHANGE.get(table, set())):

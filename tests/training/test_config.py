@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ase_nextham.model.density_network import DensityArchitecture
 from ase_nextham.model.network import Architecture
-from ase_nextham.training.config import ModelConfig, TrainConfig
+from ase_nextham.potential_head.apply import COUNTS, EXPONENTS
+from ase_nextham.training.config import DensityConfig, ModelConfig, TrainConfig
 from ase_nextham.training.loss import Weights
 from ase_nextham.training.models import _ARCHITECTURE
 
@@ -103,3 +105,51 @@ def test_absolute_paths_stay(tmp_path):
     assert moved.data.path == "/a/b"
     assert moved.model.start == "/d/c"
     assert ModelConfig().start is None
+
+
+# --- heads ---------------------------------------------------------------------------------------
+
+DENSITY = MINIMAL + '[model]\nhead = "density"\n'
+
+
+def test_defaults_of_the_density_head_are_those_of_its_networks():
+    config, architecture = DensityConfig(), DensityArchitecture(counts=(1,), scalars=1)
+    for name in ("network", "hidden", "layers", "cutoff"):
+        assert getattr(config, name) == getattr(architecture, name), name
+    assert config.counts == COUNTS["density"]
+    assert config.exponents == EXPONENTS
+
+
+def test_a_run_of_the_density_head_is_written_without_the_keys_of_pairs(tmp_path):
+    text = DENSITY + '[density]\nmembers = 2\npseudo_dir = "upf"\nexponents = [0.2, 5]\n'
+    config = read(tmp_path, text)
+    assert config.density.pseudo_dir == str(tmp_path / "upf")
+    assert config.density.exponents == (0.2, 5.0)
+    content = tomllib.loads(config.to_toml())
+    assert TrainConfig.from_dict(content) == config
+    assert content.keys() == {"data", "model", "density", "optimiser", "run"}
+    assert content["model"] == {"head": "density", "xc": "PBE", "citation": ""}
+    assert "density" not in read(tmp_path, MINIMAL).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "[model]\nhead = 'potential'\n", r"head is one of pairs, density, not 'pot"),
+        (DENSITY + "layers = 2\n", r"\[model\] layers is for .*'pairs', but this one is 'density'"),
+        (DENSITY + "[loss]\nkpts = 2\n", r"\[loss\] kpts is for .*'pairs', but this one"),
+        (MINIMAL + "[density]\nmembers = 1\n", r"\[density\] members is for .*'density', but this"),
+        (DENSITY + "[optimiser]\nprecision = 'bfloat16'\n", r"precision = 'bfloat16' is not for"),
+        (DENSITY + "[density]\nnetwork = 'deep'\n", r"network is one of linear, two-layer, trans"),
+        (DENSITY + "[density]\nmembers = 0\n", r"\[density\] members must be above 0"),
+        (DENSITY + "[density]\nridge = -1\n", r"\[density\] ridge must be at least 0"),
+        (DENSITY + "[density]\nfolds = 1\n", r"\[density\] folds must be true or false"),
+        (DENSITY + "[density]\nexponents = [8, 0.2]\n", "exponents are a smallest and a largest"),
+        (DENSITY + "[density]\nexponents = [8]\n", "exponents are a smallest and a largest"),
+        (DENSITY + "[density]\ncounts = [2, 3]\n", r"counts = \[2, 3\] .* none above the first"),
+        (DENSITY + "[density]\ncounts = []\n", r"counts = \[\] must be at least 1"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_heads_are_named(tmp_path, text, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        read(tmp_path, text)

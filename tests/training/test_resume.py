@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,21 @@ def test_a_finished_run_is_not_begun_again(config):
     assert again.finished
     assert again.best == first.best
     assert_allclose(curve(first.folder), before)
+
+
+def test_a_run_that_was_begun_before_a_key_was_known_goes_on(config):
+    settings = config()
+    first = train(settings)
+    path = first.folder / "checkpoint.safetensors"
+    saved = checkpoint.read(path)
+    older = {table: dict(keys) for table, keys in saved.values["config"].items()}
+    del older["model"]["head"], older["optimiser"]["nonfinite"]
+    checkpoint.write(path, replace(saved, values={**saved.values, "config": older}))
+    assert train(settings).finished
+    older["model"]["layers"] = 3
+    checkpoint.write(path, replace(saved, values={**saved.values, "config": older}))
+    with pytest.raises(ValueError, match=r"begun with \[model\] layers = 3, now it is 1"):
+        train(settings)
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):
