@@ -155,7 +155,23 @@ class RadialFunctions:
 
         The integral of ``f_nl(r) Y_lm(r) exp(-i G.r)`` is ``(-i)^l F_nl(|G|) Y_lm(G)``.
         """
+        return self.combinations[l].T @ self.gaussians(l, g)
+
+    def gaussians(self, l: int, g: ndarray, which: slice | ndarray = slice(None)) -> ndarray:
+        """The same of some Gaussians ``r^l exp(-alpha_p r^2)`` alone, shape (nprimitives, ng)."""
         g = np.asarray(g, float)
-        alpha = self.exponents[l][:, None]
-        primitive = (np.pi / alpha) ** 1.5 * (g / (2 * alpha)) ** l * np.exp(-g * g / (4 * alpha))
-        return self.combinations[l].T @ primitive
+        alpha = self.exponents[l][which, None]
+        return (np.pi / alpha) ** 1.5 * (g / (2 * alpha)) ** l * np.exp(-g * g / (4 * alpha))
+
+    def reach(self, l: int, share: float) -> ndarray:
+        """|G| beyond which :meth:`gaussians` are below a share of their maximum, (nprimitives,).
+
+        In 1/Bohr.
+        """
+        # x^(l/2) exp(-x) with x = G^2 / 4 alpha has its maximum at l / 2
+        half = l / 2
+        lowest = np.log(share) + (half * np.log(half) - half if l else 0.0)
+        x = half - lowest
+        for _ in range(20):
+            x = half * np.log(x) - lowest
+        return 2 * np.sqrt(self.exponents[l] * x)

@@ -7,16 +7,45 @@ coefficients. Its transpose takes the gradient of any real function of f to that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy import ndarray
+from scipy.linalg import block_diag
 
 from ase_nextham.basis import convention_matrix, real_harmonics
 from ase_nextham.expansion.expansion import Expansion
+from ase_nextham.expansion.radial import RadialFunctions
 
-_PORTION = 8192
-"""Plane waves that are worked on at a time."""
+_PORTION = (256, 2048)
+"""Plane waves that are worked on at a time, at least and at most."""
+
+_SHARES = 40
+"""Portions that plane waves are divided into between these limits. They are sorted by length: the
+fewer there are in a portion, the more often a Gaussian is zero in all of it."""
+
+_NOTHING = 1e-14
+"""Share of its largest value below which the transform of a Gaussian is zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Portion:
+    """Plane waves of about the same length.
+
+    Parameters
+    ----------
+    places
+        Which they are, ascending in length, shape (ng,).
+    lengths
+        Of their vectors.
+    harmonics
+        Y_lm(G) / volume of each l, shape (2l + 1, ng).
+    """
+
+    places: ndarray
+    lengths: ndarray
+    harmonics: list[ndarray]
 
 
 class PlaneWaveSums:
@@ -61,16 +90,16 @@ class PlaneWaveSums:
     def plane_waves(self, coefficients: ndarray) -> ndarray:
         """f(G) of coefficients (ncoefficients,): complex, shape (ng,)."""
         self.expansion.blocks(self.symbols, coefficients)  # checks the shape
-        coefficients = np.asarray(coefficients, float)
+        gaussians = self._to_gaussians(np.asarray(coefficients, float))
         result = np.zeros(len(self.vectors), complex)
-        for part in self._portions():
+        for part in self._portions:
             phases = self._phases(part)
-            for symbol, atoms, index in self._species:
-                # over atoms first, so that functions are multiplied once per element
-                summed = coefficients[index].T @ phases[atoms]
-                for l, rows, radial, angular in self._functions(symbol, part):
-                    own = summed[rows].reshape(len(radial), 2 * l + 1, -1)
-                    result[part] += np.einsum("ng,mg,nmg->g", radial, angular, own, optimize=True)
+            for (symbol, atoms, _), own in zip(self._species, gaussians, strict=True):
+                sums = np.zeros((len(atoms), len(part.places)), complex)
+                for l, active, transforms in self._active(symbol, part):
+                    values = own[l][:, :, active] @ transforms
+                    sums += (-1j) ** l * np.einsum("amg,mg->ag", values, part.harmonics[l])
+                result[part.places] += np.einsum("ag,ag->g", sums, phases[atoms])
         return result
 
     def transpose(self, plane_waves: ndarray) -> ndarray:
@@ -82,77 +111,167 @@ class PlaneWaveSums:
         y = np.asarray(plane_waves, complex)
         if y.shape != (len(self.vectors),):
             raise ValueError(f"{y.shape} coefficients, but there are {len(self.vectors)} waves")
-        result = np.zeros(self.size)
-        for part in self._portions():
-            for _, index, rows in self._rows(part):
-                result[index] += (rows.conj() @ y[part]).real
-        return result
+        gaussians = self._to_gaussians(np.zeros(self.size))
+        for part in self._portions:
+            turned = self._phases(part).conj() * y[part.places]
+            for (symbol, atoms, _), own in zip(self._species, gaussians, strict=True):
+                for l, active, transforms in self._active(symbol, part):
+                    values = (1j**l * turned[atoms]).real[:, None] * part.harmonics[l]
+                    own[l][:, :, active] += values @ transforms.T
+        return self._from_gaussians(gaussians)
 
-    def matrix(self, part: slice = slice(None)) -> ndarray:
-        """df(G)/dc for the plane waves of a slice, complex, shape (ncoefficients, ng)."""
-        result = np.zeros((self.size, len(self.vectors[part])), complex)
-        for _, index, rows in self._rows(part):
-            result[index] = rows
+    def matrix(self) -> ndarray:
+        """df(G)/dc, complex, shape (ncoefficients, ng)."""
+        result = np.empty((self.size, len(self.vectors)), complex)
+        for part in self._portions:
+            phases = self._phases(part)
+            for symbol, atoms, index in self._species:
+                functions = self.expansion.of(symbol)
+                rows = [
+                    functions.transforms(l, part.lengths)[:, None] * ((-1j) ** l * harmonics)
+                    for l, harmonics in enumerate(part.harmonics[: functions.lmax + 1])
+                ]
+                rows = np.concatenate([one.reshape(-1, len(part.places)) for one in rows])
+                result[index[:, :, None], part.places] = rows * phases[atoms][:, None]
         return result
 
     def gram(self, weights: ndarray) -> ndarray:
-        """``Re sum_G w(G) conj(df/dc_k) df/dc_l``, shape (ncoefficients, ncoefficients)."""
-        result = np.zeros((self.size, self.size))
-        for part in self._portions():
-            rows = self.matrix(part) * np.sqrt(weights[part])
-            real = np.concatenate([rows.real, rows.imag], axis=1)
-            result += real @ real.T
-        return result
+        """``Re sum_G w(G) conj(df/dc_k) df/dc_l``, shape (ncoefficients, ncoefficients).
+
+        The weights are not negative.
+        """
+        roots = np.sqrt(np.asarray(weights, float))
+        result = np.zeros((self._bare.offsets(self.symbols)[-1],) * 2)
+        for part in self._portions:
+            rows, places = self._real_rows(part, roots[part.places])
+            result[np.ix_(places, places)] += rows @ rows.T
+        return self._combined(self._combined(result).T)
 
     # --- inside --------------------------------------------------------------------------------
 
     @cached_property
     def _species(self) -> list[tuple[str, ndarray, ndarray]]:
         """Of each species its atoms and their coefficients' places, shape (natoms, size)."""
-        found = []
+        return self._places(self.expansion)
+
+    def _places(self, expansion: Expansion) -> list[tuple[str, ndarray, ndarray]]:
+        found, offsets = [], expansion.offsets(self.symbols)
         for symbol in dict.fromkeys(self.symbols):
             atoms = np.flatnonzero(np.array(self.symbols) == symbol)
-            size = self.expansion.of(symbol).size
-            found.append((symbol, atoms, self.offsets[atoms][:, None] + np.arange(size)))
+            size = expansion.of(symbol).size
+            found.append((symbol, atoms, offsets[atoms][:, None] + np.arange(size)))
         return found
 
     @cached_property
-    def _harmonics(self) -> list[ndarray]:
-        """(-i)^l Y_lm(G) / volume of each l, shape (2l + 1, ng); zero at G = 0."""
-        there = self.lengths > 1e-9
-        directions = np.where(there[:, None], self.vectors, [0, 0, 1])
+    def _bare(self) -> Expansion:
+        """The Gaussians themselves as an expansion, in place of their combinations."""
+        radial = {}
+        for symbol in set(self.symbols):
+            exponents = self.expansion.of(symbol).exponents
+            radial[symbol] = RadialFunctions(exponents, [np.eye(len(one)) for one in exponents])
+        return Expansion(self.expansion.kind, radial)
+
+    @cached_property
+    def _portions(self) -> list[_Portion]:
         lmax = max(self.expansion.of(symbol).lmax for symbol in self.symbols)
+        order = np.argsort(self.lengths, kind="stable")
+        harmonics = [self._harmonics(l, order) for l in range(lmax + 1)]
+        size = int(np.clip(len(order) // _SHARES, *_PORTION))
+        slices = [slice(start, start + size) for start in range(0, len(order), size)]
         return [
-            convention_matrix(l, "abacus")
-            @ real_harmonics(l, directions).T
-            * (there * (-1j) ** l / self.volume)
-            for l in range(lmax + 1)
+            _Portion(order[part], self.lengths[order[part]], [one[:, part] for one in harmonics])
+            for part in slices
         ]
 
-    def _portions(self) -> Iterator[slice]:
-        for start in range(0, len(self.vectors), _PORTION):
-            yield slice(start, start + _PORTION)
+    def _harmonics(self, l: int, places: ndarray) -> ndarray:
+        """Y_lm(G) / volume, shape (2l + 1, ng); zero at G = 0."""
+        there = self.lengths[places] > 1e-9
+        directions = np.where(there[:, None], self.vectors[places], [0, 0, 1])
+        values = convention_matrix(l, "abacus") @ real_harmonics(l, directions).T
+        return values * (there / self.volume)
 
-    def _phases(self, part: slice) -> ndarray:
-        return np.exp(-1j * (self.tau @ self.vectors[part].T))
+    def _phases(self, part: _Portion) -> ndarray:
+        """exp(-i G.tau), shape (natoms, ng)."""
+        return np.exp(-1j * (self.tau @ self.vectors[part.places].T))
 
-    def _functions(self, symbol: str, part: slice):
-        """Of each l its rows among an atom's coefficients, F_nl and Y_lm."""
-        functions, start = self.expansion.of(symbol), 0
-        for l, count in enumerate(functions.counts):
-            stop = start + count * (2 * l + 1)
-            radial = functions.transforms(l, self.lengths[part])
-            yield l, slice(start, stop), radial, self._harmonics[l][:, part]
-            start = stop
+    def _active(self, symbol: str, part: _Portion) -> Iterator[tuple[int, ndarray, ndarray]]:
+        """Of each l the Gaussians that are not zero there, and their transforms, (n, ng)."""
+        functions = self.expansion.of(symbol)
+        for l, reach in enumerate(self._reach[symbol]):
+            active = np.flatnonzero(reach > part.lengths[0])
+            if len(active):
+                yield l, active, functions.gaussians(l, part.lengths, active)
 
-    def _rows(self, part: slice) -> Iterator[tuple[int, ndarray, ndarray]]:
-        """Of each atom its coefficients' places and df(G)/dc, shape (size, ng)."""
-        phases = self._phases(part)
-        for symbol, atoms, index in self._species:
-            pieces = [
-                (radial[:, None] * angular[None]).reshape(-1, radial.shape[1])
-                for _, _, radial, angular in self._functions(symbol, part)
+    @cached_property
+    def _reach(self) -> dict[str, list[ndarray]]:
+        """Of each species and l where the transforms of its Gaussians end, in 1/Bohr."""
+        return {
+            symbol: [functions.reach(l, _NOTHING) for l in range(functions.lmax + 1)]
+            for symbol, functions in self.expansion.radial.items()
+            if symbol in self.symbols
+        }
+
+    def _real_rows(self, part: _Portion, roots: ndarray) -> tuple[ndarray, ndarray]:
+        """What Gaussians add to plane waves, times ``roots``, as real and imaginary part.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Shape (n, 2 ng) of the Gaussians that are not zero, and which they are, (n,).
+        """
+        phases = self._phases(part) * roots
+        rows, numbers = [], []
+        for symbol, atoms, index in self._places(self._bare):
+            counts = self._bare.of(symbol).counts
+            for l, active, transforms in self._active(symbol, part):
+                own = (transforms[:, None] * part.harmonics[l]).reshape(-1, 1, len(roots))
+                turned = (-1j) ** l * phases[atoms]
+                turned = np.stack([turned.real, turned.imag], axis=1)
+                rows.append((turned[:, None] * own).reshape(-1, 2 * len(roots)))
+                first = sum((2 * k + 1) * count for k, count in enumerate(counts[:l]))
+                inside = (2 * l + 1) * active[:, None] + np.arange(2 * l + 1) + first
+                numbers.append(index[:, inside].ravel())
+        return np.concatenate(rows), np.concatenate(numbers)
+
+    def _to_gaussians(self, coefficients: ndarray) -> list[list[ndarray]]:
+        """Coefficients of Gaussians by species and l, shape (natoms, 2l + 1, nprimitives)."""
+        found = []
+        for symbol, _, index in self._species:
+            functions = self.expansion.of(symbol)
+            blocks = zip(functions.combinations, _by_l(functions, coefficients[index]), strict=True)
+            found.append([np.einsum("pn,anm->amp", b, block) for b, block in blocks])
+        return found
+
+    def _from_gaussians(self, gaussians: list[list[ndarray]]) -> ndarray:
+        """The transpose of :meth:`_to_gaussians`."""
+        result = np.empty(self.size)
+        for (symbol, _, index), own in zip(self._species, gaussians, strict=True):
+            functions = self.expansion.of(symbol)
+            blocks = [
+                np.einsum("pn,amp->anm", b, one).reshape(len(index), -1)
+                for b, one in zip(functions.combinations, own, strict=True)
             ]
-            common = np.concatenate(pieces)
-            for atom, places in zip(atoms, index, strict=True):
-                yield atom, places, common * phases[atom]
+            result[index] = np.concatenate(blocks, axis=1)
+        return result
+
+    def _combined(self, rows: ndarray) -> ndarray:
+        """Rows that belong to Gaussians, shape (ngaussians, n), made those of the functions."""
+        result = np.empty((self.size, rows.shape[1]))
+        pairs = zip(self._species, self._places(self._bare), strict=True)
+        for (symbol, _, index), (_, _, gaussians) in pairs:
+            functions = self.expansion.of(symbol)
+            change = block_diag(
+                *(np.kron(b, np.eye(2 * l + 1)) for l, b in enumerate(functions.combinations))
+            )
+            for new, old in zip(index, gaussians, strict=True):
+                result[new] = change.T @ rows[old]
+        return result
+
+
+def _by_l(functions: RadialFunctions, coefficients: ndarray) -> Iterator[ndarray]:
+    """Coefficients of atoms, shape (natoms, size), as (natoms, nradial, 2l + 1) of each l."""
+    start = 0
+    for l, count in enumerate(functions.counts):
+        stop = start + (2 * l + 1) * count
+        yield coefficients[:, start:stop].reshape(-1, count, 2 * l + 1)
+        start = stop

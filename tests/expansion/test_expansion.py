@@ -90,6 +90,15 @@ def test_transforms_are_integrals_of_the_functions():
     assert np.abs(functions.charges - charge).max() < 1e-7
 
 
+def test_beyond_their_reach_gaussians_are_a_small_share_of_their_largest_value():
+    functions = RadialFunctions.coulomb(LADDER)
+    g = np.linspace(0, 30, 6001)
+    for l in range(functions.lmax + 1):
+        for values, reach in zip(functions.gaussians(l, g), functions.reach(l, 1e-6), strict=True):
+            assert np.interp(reach, g, values) == pytest.approx(1e-6 * values.max(), rel=1e-2)
+            assert values[g > reach].max(initial=0) < 1.01e-6 * values.max()
+
+
 @pytest.mark.parametrize("counts", [(), (3, 4), (3, 0)])
 def test_counts_that_do_not_descend_are_refused(counts):
     with pytest.raises(ValueError, match="counts="):
