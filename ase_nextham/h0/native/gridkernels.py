@@ -183,7 +183,10 @@ def fold(half, gradient, summed, offset, rows, columns, reverse):
 
 @_compiled
 def gather(product, kept, column, image_atom, image_shift, start, key, place, radix, blocks):
-    """The transpose of :func:`scatter`: fill ``product`` from the blocks of pairs."""
+    """The transpose of :func:`scatter`: fill ``product`` from the blocks of pairs.
+
+    An upper triangle: what belongs below the diagonal is added to its mirror image.
+    """
     reach = (radix - 1) // 2
     product[:] = 0
     for a in range(kept.size):
@@ -205,7 +208,10 @@ def gather(product, kept, column, image_atom, image_shift, start, key, place, ra
             for mu in range(column[a + 1] - column[a]):
                 source = place[p] + mu * columns
                 for nu in range(columns):
-                    product[column[a] + mu, column[b] + nu] = blocks[source + nu]
+                    if a == b and nu < mu:
+                        product[column[a] + nu, column[a] + mu] += blocks[source + nu]
+                    else:
+                        product[column[a] + mu, column[b] + nu] = blocks[source + nu]
 
 
 @_compiled

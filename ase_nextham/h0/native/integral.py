@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy import ndarray
 from scipy.interpolate import CubicSpline
-from scipy.linalg.blas import dsyrk, ssyrk
+from scipy.linalg.blas import dsyrk, dtrmm, ssyrk
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -501,8 +501,10 @@ def _gather_block(job: _Job, room: _Room, b: int, lock: threading.Lock) -> None:
         job.result[0],
     )
     phi = room.phi[: n * npoints].reshape(n, npoints)
+    # half the work of a product with a full matrix
+    other = dtrmm(1.0, product.T, phi.T, side=1, lower=1).T
     # no other block has these points
-    job.potential[0, room.points[:npoints]] = np.einsum("ip,ip->p", product @ phi, phi)
+    job.potential[0, room.points[:npoints]] = np.einsum("ip,ip->p", other, phi)
 
 
 def _run(job: _Job, threads: int, progress: bool, block: Callable = _sum_block) -> None:
