@@ -98,10 +98,10 @@ def descriptor_of_change(
     change
         On the plane waves of ``part``, in Bohr^-3, shape (ng,).
     """
-    weights = _weights(part, expansion)
+    weights, sums = _weights(part, expansion), plane_wave_sums(part, expansion)
     if gram is None:
-        gram = coulomb_gram(part, expansion)
-    field = plane_wave_sums(part, expansion).transpose(weights * change)
+        gram = sums.gram(weights)
+    field = sums.transpose(weights * change)
     return Descriptor(
         symbols=part.symbols,
         induced=fit(gram, field, zero=expansion.charges(part.symbols)),
