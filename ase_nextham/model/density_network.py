@@ -177,9 +177,9 @@ class AtomInputs:
                 f"{architecture.scalars}) are expected"
             )
         return cls(
-            induced=to_irreps(torch.as_tensor(induced, dtype=dtype), architecture.counts),
-            field=to_irreps(torch.as_tensor(field, dtype=dtype), architecture.counts),
-            elements=torch.as_tensor(elements, dtype=dtype),
+            induced=to_irreps(torch.tensor(induced, dtype=dtype), architecture.counts),
+            field=to_irreps(torch.tensor(field, dtype=dtype), architecture.counts),
+            elements=torch.tensor(elements, dtype=dtype),
             structure=torch.zeros(natoms, dtype=torch.int64),
             graph=graph,
         )
@@ -209,7 +209,7 @@ def to_irreps(coefficients: Tensor, counts: Sequence[int]) -> Irreps:
     pieces = coefficients.reshape(-1, sum(sizes)).split(sizes, dim=1)
     found = {}
     for l, (n, piece) in enumerate(zip(counts, pieces, strict=True)):
-        turn = torch.as_tensor(convention_matrix(l, "abacus"), dtype=piece.dtype)
+        turn = torch.tensor(convention_matrix(l, "abacus"), dtype=piece.dtype, device=piece.device)
         found[l, (-1) ** l] = (piece.reshape(-1, n, 2 * l + 1) @ turn).transpose(1, 2)
     return found
 
@@ -219,7 +219,7 @@ def to_coefficients(features: Irreps, counts: Sequence[int]) -> Tensor:
     pieces = []
     for l in range(len(counts)):
         x = features[l, (-1) ** l]
-        turn = torch.as_tensor(convention_matrix(l, "abacus"), dtype=x.dtype, device=x.device)
+        turn = torch.tensor(convention_matrix(l, "abacus"), dtype=x.dtype, device=x.device)
         pieces.append((x.transpose(1, 2) @ turn.T).flatten(1))
     return torch.cat(pieces, dim=1).flatten()
 
@@ -260,7 +260,7 @@ class DensityNetwork(nn.Module):
                 self.register_buffer(f"scale_{name}_{irrep_name(irrep)}", torch.ones(()))
         self.register_buffer("mean", torch.zeros(architecture.scalars))
         self.register_buffer("spread", torch.ones(architecture.scalars))
-        self.register_buffer("charges", torch.as_tensor(charges, dtype=torch.get_default_dtype()))
+        self.register_buffer("charges", torch.tensor(charges, dtype=torch.get_default_dtype()))
         self.response = Linear(inputs, own, bias=False)
         self.correction = None
         atom = summed(inputs, {SCALAR: architecture.scalars})
