@@ -88,7 +88,9 @@ def fit_density(
             f"the density holds {held:.4f} electrons in a cell, the neutral atoms "
             f"{electrons:g}: it is of a charged or of another structure"
         )
-    change = part.on_waves(density.miller, density.coefficients) - part.valence
+    # a run with a smaller cutoff lacks plane waves of the superposed atoms, too
+    listed = part.on_waves(density.miller, np.ones(len(density.miller))).real
+    change = part.on_waves(density.miller, density.coefficients) - listed * part.valence
     if expansion.kind == "potential":
         return _fit_potential(part, expansion, part.potential(change) - part.v0, ridge)
     sums = plane_wave_sums(part, expansion)
