@@ -17,6 +17,8 @@ from numpy import ndarray
 from ase_nextham.basis import Basis
 from ase_nextham.data import LCAOData
 from ase_nextham.training.dataset import Dataset, Entry
+from ase_nextham.training.density_label_files import Summary, summaries
+from ase_nextham.training.density_labels import FITTED
 from ase_nextham.units import RYDBERG
 
 THRESHOLD = 1e-12 * RYDBERG
@@ -75,6 +77,11 @@ class Statistics:
         Errors of all other blocks, by both species: ``"As-Ga"``.
     distance
         Errors by ranges of distance, those of :data:`EDGES`.
+    ndensities
+        Samples with a converged density.
+    labels
+        What the density head can learn from: how well it fits, see
+        :mod:`ase_nextham.training.density_label_files`.
     """
 
     nsamples: int
@@ -94,6 +101,8 @@ class Statistics:
     onsite: Mapping[str, Error]
     bonds: Mapping[str, Error]
     distance: Mapping[str, Error]
+    ndensities: int
+    labels: tuple[Summary, ...]
 
 
 def statistics(dataset: Dataset, *, progress: bool = False) -> Statistics:
@@ -140,6 +149,8 @@ def statistics(dataset: Dataset, *, progress: bool = False) -> Statistics:
         onsite=dict(sorted(errors["onsite"].items())),
         bonds=dict(sorted(errors["bonds"].items())),
         distance={label: errors["distance"][label] for label in order},
+        ndensities=sum(entry.density is not None for entry in entries),
+        labels=tuple(summaries(dataset)),
     )
 
 
@@ -162,6 +173,8 @@ def describe(found: Statistics) -> str:
             )
         ),
         f"energy zero  moved by {found.mu[0]:.3f} to {found.mu[1]:.3f} eV",
+        *([f"densities    {found.ndensities} samples"] if found.ndensities else []),
+        *(_labels_line(one) for one in found.labels),
         "",
         "element   orbitals      radius (A)   samples",
         *(
@@ -219,6 +232,16 @@ def _add(sums: Mapping[str, dict[str, _Sum]], entry: Entry, data: LCAOData) -> N
     everything = np.arange(difference.shape[-1])
     add("total", "all", everything)
     add("by_composition", entry.formula, everything)
+
+
+def _labels_line(found: Summary) -> str:
+    residuals = found.residuals
+    worst = max(residuals, key=residuals.get)
+    return (
+        f"labels       {len(residuals)} samples, fitted to {FITTED[found.fitted]}: "
+        f"{100 * np.median(list(residuals.values())):.3g} % left (median), at most "
+        f"{100 * residuals[worst]:.3g} % ({worst}); {found.folder.name}"
+    )
 
 
 def _labels() -> list[str]:
