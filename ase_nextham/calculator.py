@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ase import Atoms
 from ase.calculators.abc import GetOutputsMixin
@@ -26,6 +26,9 @@ from ase_nextham import bands, h0, hdf5, optics
 from ase_nextham.data import LCAOData
 from ase_nextham.h0.folder import write_folder
 from ase_nextham.matrix import LCAOMatrix
+
+if TYPE_CHECKING:
+    from ase_nextham.potential_head.predict import Spread
 
 _NO_ENERGY = {"energy", "free_energy", "forces", "stress", "stresses", "energies"}
 
@@ -49,7 +52,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     ----------
     model
         The network that predicts the correction to H(0): folder of a model, or what
-        :func:`ase_nextham.model.load` returns. None: the Hamiltonian is H(0) itself, which a
+        :func:`ase_nextham.load_model` returns. None: the Hamiltonian is H(0) itself, which a
         warning says.
     h0
         Where H(0) and S come from: ``"native"`` (computed here), ``"abacus"`` (runs ABACUS),
@@ -129,7 +132,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
                 f"{', '.join(self.default_parameters)}"
             )
         changed = super().set(**changes)
-        if changed.keys() & {"model", "device"}:
+        if changed.keys() & {"model", "device", "pseudo_dir", "orbital_dir", "h0"}:
             self._model = None
         if changed.keys() & set(self.default_parameters) - {"kpts", "width"}:
             self._data = None
@@ -201,12 +204,33 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         if self._model is None:
             self._model = given
             if isinstance(given, (str, os.PathLike)):
-                from ase_nextham.model import load
+                from ase_nextham.prediction import load_model
 
-                self._model = load(given, device=self.parameters.device)
+                self._model = load_model(
+                    given,
+                    device=self.parameters.device,
+                    pseudo_dir=self._folder("pseudo_dir"),
+                    orbital_dir=self._folder("orbital_dir"),
+                )
         predicted = data.h0 + self._model.predict(data)
         source = {**data.source, "model": str(given)}
         return replace(data, hamiltonian=predicted, source=source)
+
+    def _folder(self, name: str) -> str | os.PathLike | None:
+        """Where pseudopotentials or orbitals are: as said here, or as the backend was told."""
+        return self.parameters[name] or getattr(self.parameters.h0, name, None)
+
+    def get_spread(self, atoms: Atoms | None = None) -> Spread | None:
+        """How far the networks of the model are apart about a structure, and what error that means.
+
+        Returns
+        -------
+        Spread or None
+            None without a model, and for models whose networks do not check each other.
+        """
+        data = self.get_data(atoms)
+        spread = getattr(self._model, "spread", None)
+        return None if spread is None else spread(data)
 
     def get_hamiltonian(self, atoms: Atoms | None = None) -> LCAOMatrix:
         """H in eV; without a model H(0)."""

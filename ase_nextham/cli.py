@@ -90,6 +90,9 @@ def _predict(options) -> None:
     data = calc.get_data(atoms)
     write(options.output, data, format=options.to)
     print(f"{options.output}: {contents(data)} of {atoms.get_chemical_formula('metal')}")
+    spread = calc.get_spread(atoms)
+    if spread is not None:
+        print(spread.in_words())
 
 
 def _bands(options) -> None:

@@ -100,6 +100,7 @@ def _add_evaluate(commands) -> None:
     evaluate.add_argument("--device", default="cpu", help="of the network: cpu, cuda (cpu)")
     evaluate.add_argument("-o", "--output", metavar="FILE", help="report to write, as JSON")
     evaluate.add_argument("--figures", metavar="DIR", help="folder for pictures")
+    _add_files(evaluate)
 
 
 def _add_work(command: argparse.ArgumentParser) -> None:
@@ -221,6 +222,7 @@ def _evaluate(options) -> None:
 
     dataset = Dataset(options.dataset)
     model = None if options.model == "h0" else options.model
+    reading = {"device": options.device, **_folders(options)}
     found = evaluate(
         model,
         dataset,
@@ -228,8 +230,8 @@ def _evaluate(options) -> None:
         split=options.split,
         part=options.part,
         kpts=options.density,
-        device=options.device,
         progress=sys.stderr.isatty(),
+        **reading,
     )
     print(found)
     if options.output:
@@ -238,7 +240,7 @@ def _evaluate(options) -> None:
     if options.figures:
         from ase_nextham.training.figures import write_figures
 
-        for path in write_figures(found, options.figures, dataset, model, device=options.device):
+        for path in write_figures(found, options.figures, dataset, model, **reading):
             print(f"{path}: picture")
 
 

@@ -126,6 +126,12 @@ def describe_matrices(path: str | os.PathLike) -> str:
     return "\n".join([f"{path}: ABACUS matrix file", *lines])
 
 
+_HEADS = {
+    "pairs": "pairs: dH of each pair of atoms",
+    "density": "density: its change from the superposed atoms, of whose potential dH is the matrix",
+}
+
+
 def describe_model(path: str | os.PathLike) -> str:
     """What a model is, line by line."""
     from ase_nextham.model.bundle import read_info
@@ -135,19 +141,23 @@ def describe_model(path: str | os.PathLike) -> str:
     basis = Basis(info.shells)
     for element in info.elements:
         of_shells.setdefault(basis.label(element), []).append(element)
-    windows = ", ".join(f"{a:g} to {b:g}" for a, b in pairwise(info.windows))
     known = sorted(info.orbitals.keys() & info.pseudopotentials.keys())
     lines = [
+        ("head", _HEADS[info.head]),
         ("network", f"{info.network}, format {info.format}"),
         *(("elements", f"{label}: {' '.join(names)}") for label, names in of_shells.items()),
-        ("corrects", f"the {info.spin} part of H, {windows} Angstrom apart"),
-        ("sees", f"atoms up to {info.cutoff:g} Angstrom away"),
         (
             "files",
             f"sha256 of orbitals and pseudopotentials known for {len(known)} of "
             f"{len(info.elements)} elements",
         ),
     ]
+    if info.head == "pairs":
+        windows = ", ".join(f"{a:g} to {b:g}" for a, b in pairwise(info.windows))
+        lines += [
+            ("corrects", f"the {info.spin} part of H, {windows} Angstrom apart"),
+            ("sees", f"atoms up to {info.cutoff:g} Angstrom away"),
+        ]
     for name in ("h0", "hyperparameters", "training"):
         lines += [(name, text) for text in _describe_source(getattr(info, name))]
     lines += [("functional", info.xc), ("cite", info.citation or "-")]

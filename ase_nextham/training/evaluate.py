@@ -19,6 +19,7 @@ import numpy as np
 
 from ase_nextham import bands
 from ase_nextham.matrix import LCAOMatrix
+from ase_nextham.prediction import load_model
 from ase_nextham.training.dataset import Dataset, Sample
 from ase_nextham.training.dataset_split import read_split
 from ase_nextham.training.metrics import matrix_errors, merged_matrix_errors, parity
@@ -34,10 +35,11 @@ from ase_nextham.training.report import H0, PREDICTED, Evaluated, Report, Struct
 
 if TYPE_CHECKING:
     from ase_nextham.model import Model
+    from ase_nextham.potential_head.predict import DensityModel
 
 
 def evaluate(
-    model: Model | str | os.PathLike | None,
+    model: Model | DensityModel | str | os.PathLike | None,
     dataset: Dataset | str | os.PathLike,
     *,
     names: Iterable[str] | None = None,
@@ -45,8 +47,8 @@ def evaluate(
     part: str = "validation",
     kpts: Sequence[int] | Mapping | float = 3.0,
     npoints: int = 60,
-    device: str = "cpu",
     progress: bool = False,
+    **options,
 ) -> Report:
     """Compare H(0) and what a model makes of it with the self-consistent Hamiltonian.
 
@@ -66,10 +68,10 @@ def evaluate(
         per 1/Angstrom.
     npoints
         k-points of the path through the Brillouin zone; 0 for none.
-    device
-        Where a model that is read computes.
     progress
         Show a progress bar.
+    options
+        Of :func:`ase_nextham.load_model`, where the model is to be read.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def evaluate(
     dataset = chosen(dataset, names, split, part)
     if not len(dataset):
         raise ValueError(f"{dataset.path}: there are no samples")
-    loaded, path = loaded_model(model, device)
+    loaded, path = loaded_model(model, **options)
     indices: Iterable[int] = range(len(dataset))
     if progress:
         from tqdm import tqdm
@@ -141,19 +143,17 @@ def chosen(
 
 
 def loaded_model(
-    model: Model | str | os.PathLike | None, device: str
-) -> tuple[Model | None, str | None]:
-    """A model, read if need be, and where it is."""
+    model: Model | DensityModel | str | os.PathLike | None, **options
+) -> tuple[Model | DensityModel | None, str | None]:
+    """A model, read if need be with options of :func:`ase_nextham.load_model`, and where it is."""
     if model is None:
         return None, None
     if isinstance(model, str | os.PathLike):
-        from ase_nextham.model import load
-
-        return load(model, device=device), str(Path(model))
+        return load_model(model, **options), str(Path(model))
     return model, repr(model)
 
 
-def hamiltonians(sample: Sample, model: Model | None) -> dict[str, LCAOMatrix]:
+def hamiltonians(sample: Sample, model: Model | DensityModel | None) -> dict[str, LCAOMatrix]:
     """H(0), and H(0) + dH where there is a model, by their names.
 
     Raises

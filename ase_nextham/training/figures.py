@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ase_nextham.model import Model
+    from ase_nextham.potential_head.predict import DensityModel
 
 COLOURS = {H0: plot.COLOURS[1], PREDICTED: plot.COLOURS[2]}
 """Of the two Hamiltonians in all figures."""
@@ -44,9 +45,8 @@ def write_figures(
     report: Report,
     folder: str | os.PathLike,
     dataset: Dataset | str | os.PathLike,
-    model: Model | str | os.PathLike | None = None,
-    *,
-    device: str = "cpu",
+    model: Model | DensityModel | str | os.PathLike | None = None,
+    **options,
 ) -> list[Path]:
     """Draw an evaluation.
 
@@ -60,8 +60,10 @@ def write_figures(
         Of :func:`~ase_nextham.training.evaluate.evaluate`.
     folder
         Where to write; it is made if need be.
-    dataset, model, device
+    dataset, model
         Those of the evaluation, for the bands.
+    options
+        Of :func:`ase_nextham.load_model`, where the model is to be read.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def write_figures(
     }
     if report.parity is not None:
         drawn["parity"] = parity(report.parity)
-    for name, figure in _bands_of_some(report, dataset, model, device):
+    for name, figure in _bands_of_some(report, dataset, model, options):
         drawn[f"bands_{name}"] = figure
     paths = []
     for name, figure in drawn.items():
@@ -87,12 +89,12 @@ def write_figures(
     return paths
 
 
-def _bands_of_some(report: Report, dataset, model, device: str):
+def _bands_of_some(report: Report, dataset, model, options: Mapping):
     name = list(report.errors)[-1]
     ordered = sorted(report.structures, key=lambda one: one.errors[name].mesh.near_fermi_level.mean)
     names = [one.name for one in (ordered[0], ordered[len(ordered) // 2], ordered[-1])]
     some = chosen(dataset, dict.fromkeys(names), None, "")
-    loaded, _ = loaded_model(model, device)
+    loaded, _ = loaded_model(model, **options)
     for index in range(len(some)):
         figure = sample_bands(some.sample(index, kpts=()), loaded, kpts=report.kpts)
         if figure is not None:
