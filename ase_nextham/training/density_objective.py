@@ -47,6 +47,8 @@ class DensityExample:
         Of the Coulomb metric, relative to the whole change, shape (ncoefficients, ncoefficients).
     left
         What the best coefficients leave of the whole change, squared.
+    fold
+        Number of the member that does not learn from it, or None.
     """
 
     name: str
@@ -54,6 +56,7 @@ class DensityExample:
     label: Tensor
     gram: Tensor
     left: float
+    fold: int | None = None
 
     @classmethod
     def of(
@@ -64,6 +67,7 @@ class DensityExample:
         graph: Graph | None = None,
         *,
         dtype: torch.dtype = torch.float32,
+        fold: int | None = None,
     ) -> DensityExample:
         """The tensors of a labelled sample.
 
@@ -88,6 +92,7 @@ class DensityExample:
             label=torch.as_tensor(label.coefficients, dtype=dtype),
             gram=torch.as_tensor(label.gram / label.norm, dtype=dtype),
             left=label.left / label.norm,
+            fold=fold,
         )
 
     def to(self, device) -> DensityExample:
@@ -158,23 +163,25 @@ class DensityObjective(nn.Module):
         Returns
         -------
         (Tensor, list of dict)
-            ``"loss"``, the mean over the members (or that of the one that is trained alone), and
-            ``"error"``, that of the mean of their coefficients, which is what is predicted.
+            ``"loss"``, the mean over the members that learn from it (or that of the one that is
+            trained alone), and ``"error"``, that of the mean of the coefficients of all members,
+            which is what is predicted.
         """
         if self.expert is None:
+            members = range(len(self.module.experts))
             coefficients = self.module(batch.inputs)
         else:
+            members = [self.expert]
             coefficients = self.module.experts[self.expert](batch.inputs)[None]
         sizes = [len(example.label) for example in batch.examples]
-        terms = []
+        losses, terms = [], []
         for example, own in zip(batch.examples, coefficients.split(sizes, dim=1), strict=True):
-            terms.append(
-                {
-                    "loss": relative_error(example, own).mean(),
-                    "error": relative_error(example, own.detach().mean(dim=0, keepdim=True))[0],
-                }
-            )
-        return torch.stack([own["loss"] for own in terms]).mean(), terms
+            errors = relative_error(example, own)
+            learns = [k for k, member in enumerate(members) if member != example.fold]
+            losses.append(errors[learns].mean() if learns else 0 * errors.sum())
+            mean = own.detach().mean(dim=0, keepdim=True)
+            terms.append({"loss": losses[-1].detach(), "error": relative_error(example, mean)[0]})
+        return torch.stack(losses).mean(), terms
 
 
 def relative_error(example: DensityExample, coefficients: Tensor) -> Tensor:
@@ -189,6 +196,8 @@ def fit_start(
 ) -> None:
     """Set the scales of all members, and their linear maps to the best ones, in closed form.
 
+    Scales are the same for all members, linear maps the best for what each of them learns from.
+
     Parameters
     ----------
     examples
@@ -199,24 +208,34 @@ def fit_start(
     examples = list(examples)
     for member in module.experts:
         member.set_scales([example.inputs for example in examples])
-    first = module.experts[0]
-    matrix, right = 0, 0
+    sums: dict[int | None, list[Tensor]] = {}
     for example in examples:
-        columns = _responses(first, example.inputs).double()
+        columns = _responses(module.experts[0], example.inputs).double()
         gram = example.gram.double()
-        matrix = matrix + columns @ gram @ columns.T
-        right = right + columns @ (gram @ example.label.double())
+        added = (columns @ gram @ columns.T, columns @ (gram @ example.label.double()))
+        before = sums.get(example.fold, (0, 0))
+        sums[example.fold] = [old + new for old, new in zip(before, added, strict=True)]
+    for k, member in enumerate(module.experts):
+        learned = [some for fold, some in sums.items() if fold != k]
+        matrix, right = (sum(some) for some in zip(*learned, strict=True))
+        _set_response(member, _solved(matrix, right, ridge))
+
+
+def _solved(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
     size = matrix.diagonal().sqrt()
     size = torch.where(size > 0, size, torch.ones_like(size))
     matrix = matrix / size / size[:, None]
     matrix.diagonal().add_(ridge)
-    weights = torch.linalg.solve(matrix, right / size) / size
-    shapes = {name: w.shape for name, w in first.response.weights.items()}
-    pieces = weights.split([shape.numel() for shape in shapes.values()])
+    return torch.linalg.solve(matrix, right / size) / size
+
+
+def _set_response(member: DensityNetwork, weights: Tensor) -> None:
+    own = member.response.weights
     with torch.no_grad():
-        for member in module.experts:
-            for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
-                member.response.weights[name].copy_(piece.view(shape))
+        for weight, piece in zip(
+            own.values(), weights.split([w.numel() for w in own.values()]), strict=True
+        ):
+            weight.copy_(piece.view(weight.shape))
 
 
 def _responses(network: DensityNetwork, inputs: AtomInputs) -> Tensor:

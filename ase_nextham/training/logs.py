@@ -106,7 +106,9 @@ class Log:
             # steps from this one on, of a run that was cut off, are not shown
             self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=steps + 1)
         self._steps = Table(folder / STEPS, measure.step_columns, steps)
-        self._validations = Table(folder / VALIDATIONS, measure.validation_columns, steps)
+        # before the first step nothing is done, not even a validation
+        done = steps or -1
+        self._validations = Table(folder / VALIDATIONS, measure.validation_columns, done)
         if progress:
             from tqdm import tqdm
 

@@ -129,10 +129,10 @@ class Trainer:
         self.dtype = torch.float64 if optimiser.precision == "float64" else torch.float32
         module = model.to(processes.device, self.dtype).module.train()
         self.module = module
-        self.task = task_of(config, model, self.dtype)
+        self.task = task_of(config, model, self.dtype, processes)
         self.objective = self.task.objective.to(processes.device)
-        self.examples = self.task.examples(training)
-        self.validation = self.task.examples(validation)
+        self.examples = self.task.examples(training, learned=True)
+        self.validation = self.task.examples(validation, learned=False)
         self.sampler = Sampler(len(training), optimiser.batch, config.run.seed)
         self.loader = Loader(
             self.examples,
@@ -154,7 +154,7 @@ class Trainer:
             optimiser.lowest,
         )
         self.step, self.best, self.seconds, self._bad = 0, None, 0.0, 0
-        self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.average = self._weights()
         self._begin_stage(0)
 
     def begin(self, *, scales: bool) -> None:
@@ -166,6 +166,7 @@ class Trainer:
             Whether the scales of the model itself are taken from it, too.
         """
         self.task.begin(self.examples, self.processes.device, scales=scales)
+        self.average = self._weights()
 
     def _begin_stage(self, stage: int) -> None:
         self.stage, expert = stage, self.stages[stage]
@@ -287,12 +288,15 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """A block in which the networks have the average of their weights."""
-        own = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        own = self._weights()
         try:
             self._set_weights(self.average)
             yield
         finally:
             self._set_weights(own)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.module.named_parameters()}
 
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ase_nextham import model
+from ase_nextham.expansion import RadialFunctions, even_tempered
 from ase_nextham.model import bundle
 from ase_nextham.model.bundle import ModelInfo
-from ase_nextham.training.config import ModelConfig
+from ase_nextham.model.density_network import DensityArchitecture
+from ase_nextham.potential_head.descriptor import ELEMENT_SCALARS
+from ase_nextham.training.config import ModelConfig, TrainConfig
 from ase_nextham.training.dataset import Dataset, Sample
 
 _ARCHITECTURE = (
@@ -28,6 +31,21 @@ _ARCHITECTURE = (
     "reads",
     "corrects",
 )
+
+
+def model_to_train(config: TrainConfig, dataset: Dataset) -> model.Model:
+    """The model with which a run begins.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is impossible, or the model that it starts from does not fit.
+    """
+    if config.model.start is not None:
+        return started_model(config.model, dataset)
+    if config.model.head == "density":
+        return new_density_model(config, dataset)
+    return new_model(config.model, dataset, config.run.seed)
 
 
 def new_model(config: ModelConfig, dataset: Dataset, seed: int) -> model.Model:
@@ -50,14 +68,54 @@ def new_model(config: ModelConfig, dataset: Dataset, seed: int) -> model.Model:
         citation=config.citation,
         hyperparameters=hyperparameters | {"target": config.target},
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = bundle.build(info)
+    module = _built(info, seed)
     for expert in module.experts:
         for weights in (expert.decode_onsite.second, expert.decode_bonds.second):
             for weight in weights.parameters():
                 nn.init.zeros_(weight)
     return model.Model(info, module)
+
+
+def new_density_model(config: TrainConfig, dataset: Dataset) -> model.Model:
+    """A model of the density with random weights for the elements of a data set.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is impossible.
+    """
+    density = config.density
+    functions = RadialFunctions.coulomb(even_tempered(density.counts, *density.exponents))
+    architecture = DensityArchitecture(
+        counts=functions.counts,
+        scalars=len(ELEMENT_SCALARS),
+        network=density.network,
+        hidden=density.hidden,
+        layers=density.layers,
+        cutoff=density.cutoff,
+    )
+    hyperparameters = asdict(architecture) | {
+        "members": density.members,
+        "functions": bundle.functions_entry(functions),
+    }
+    del hyperparameters["counts"]  # the functions tell
+    info = ModelInfo(
+        network="density",
+        **_with_elements(dataset, {}, {}, {}),
+        windows=(0.0, density.cutoff),
+        cutoff=density.cutoff,
+        h0=_h0(dataset[0]),
+        xc=config.model.xc,
+        citation=config.model.citation,
+        hyperparameters=hyperparameters,
+    )
+    return model.Model(info, _built(info, config.run.seed))
+
+
+def _built(info: ModelInfo, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return bundle.build(info)
 
 
 def started_model(config: ModelConfig, dataset: Dataset) -> model.Model:
@@ -66,11 +124,14 @@ def started_model(config: ModelConfig, dataset: Dataset) -> model.Model:
     Raises
     ------
     ValueError
-        If an element has other orbitals than those the model was trained with, or more than it
-        has room for.
+        If the model has another head, or an element has other orbitals than those the model was
+        trained with, or more than it has room for.
     """
-    started = model.load(config.start)
-    info = started.info
+    info, module = bundle.read(config.start)
+    if info.head != config.head:
+        raise ValueError(
+            f"{config.start}: a model with head = {info.head!r}, but [model] head = {config.head!r}"
+        )
     known = _with_elements(dataset, info.shells, info.orbitals, info.pseudopotentials)
     wider = replace(info, **known, citation=config.citation or info.citation)
     if wider.padded_shells != info.padded_shells:
@@ -78,7 +139,7 @@ def started_model(config: ModelConfig, dataset: Dataset) -> model.Model:
             f"{config.start}: the model has room for the shells {list(info.padded_shells)}, but "
             f"the elements of the data set need {list(wider.padded_shells)}; train a new one"
         )
-    started = model.Model(wider, started.module)
+    started = model.Model(wider, module)
     for sample in _one_of_each(dataset):
         try:
             started.check(sample.data)
@@ -140,4 +201,4 @@ def _h0(sample: Sample) -> dict:
     return {name: source[name] for name in ("code", "version", "engine") if name in source}
 
 
-__all__ = ["new_model", "save_model", "started_model"]
+__all__ = ["model_to_train", "new_density_model", "new_model", "save_model", "started_model"]

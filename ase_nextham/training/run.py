@@ -35,7 +35,7 @@ from ase_nextham.training.distributed import Processes, processes
 from ase_nextham.training.logs import Log, tensorboard_writer
 from ase_nextham.training.loop import Trainer
 from ase_nextham.training.measure import Validation
-from ase_nextham.training.models import new_model, save_model, started_model
+from ase_nextham.training.models import model_to_train, save_model
 
 CHECKPOINT, CONFIG, MODEL = "checkpoint.safetensors", "train.toml", "model"
 CURVE = "learning_curve.png"
@@ -125,10 +125,7 @@ def train_samples(
     saved = checkpoints.read(last) if last.is_file() else None
     if saved is not None:
         _check_same_run(last, saved.values["config"], config)
-    if config.model.start is None:
-        model = new_model(config.model, training, config.run.seed)
-    else:
-        model = started_model(config.model, training)
+    model = model_to_train(config, training)
     trainer = Trainer(config, model, training, validation, group)
     if saved is None:
         trainer.begin(scales=config.model.start is None)
@@ -205,6 +202,8 @@ class _Run:
         trainer, begun = self.trainer, self.trainer.step
         try:
             finished = True
+            if trainer.step == 0 and trainer.task.fitted:
+                self._validate()
             while trainer.step < trainer.steps:
                 values = trainer.advance()
                 if self.log:

@@ -2,7 +2,7 @@
 
 The loop (:mod:`.loop`) does steps, averages, validations and checkpoints without knowing what is
 learned. A :class:`Task` tells it. :class:`PairTask` is that of networks that predict the blocks of
-dH of all pairs of atoms.
+dH of all pairs of atoms; that of the density is in :mod:`.density_task`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ase_nextham.model import Model
 from ase_nextham.training.config import LossConfig, TrainConfig
 from ase_nextham.training.dataset import Dataset
+from ase_nextham.training.distributed import Processes
 from ase_nextham.training.example import Example, Examples
 from ase_nextham.training.loss import Weights, gauge_mae
 from ase_nextham.training.measure import GAUGE_MAE, Measure
@@ -39,6 +40,8 @@ class Task(Protocol):
     ----------
     measure
         What is logged, and what the error of a model is.
+    fitted
+        Whether a new model is of use before the first step, and therefore validated then.
     objective
         Function of a batch: the loss, and a dict of terms without gradient for each structure, with
         ``"loss"`` and ``measure.term`` among them. Its attribute ``expert`` is the number of the
@@ -46,10 +49,17 @@ class Task(Protocol):
     """
 
     measure: Measure
+    fitted: bool
     objective: nn.Module
 
-    def examples(self, samples: Dataset) -> Examples:
-        """Samples as tensors; each of them can be moved by a method ``to(device)``."""
+    def examples(self, samples: Dataset, *, learned: bool) -> Examples:
+        """Samples as tensors, each with its ``name`` and a method ``to(device)``.
+
+        Parameters
+        ----------
+        learned
+            Whether they are learned from, not validated on.
+        """
         ...
 
     def batch(self, examples: Sequence, draws: Sequence[Draw] | None) -> Any:
@@ -77,19 +87,25 @@ class Task(Protocol):
         ...
 
 
-def task_of(config: TrainConfig, model: Model, dtype: torch.dtype) -> Task:
+def task_of(config: TrainConfig, model: Model, dtype: torch.dtype, processes: Processes) -> Task:
     """The task for a kind of model.
 
     Parameters
     ----------
     dtype
         Precision of weights and examples.
+    processes
+        That train together.
 
     Raises
     ------
     ValueError
         If the configuration is not for this kind of model.
     """
+    if model.info.head == "density":
+        from ase_nextham.training.density_task import DensityTask
+
+        return DensityTask(config, model, dtype, processes)
     return PairTask(config, model.module, dtype)
 
 
@@ -114,6 +130,7 @@ class PairTask:
     """
 
     measure = GAUGE_MAE
+    fitted = False
 
     def __init__(self, config: TrainConfig, module: nn.Module, dtype: torch.dtype):
         mixed = torch.bfloat16 if config.optimiser.precision == "bfloat16" else None
@@ -127,7 +144,7 @@ class PairTask:
         self._module, self._dtype, self._memory = module, dtype, config.data.memory
         self._kpts = config.loss.kpts if weights.needs_k_space else 0
 
-    def examples(self, samples: Dataset) -> Examples:
+    def examples(self, samples: Dataset, *, learned: bool) -> Examples:
         """As :meth:`Task.examples`."""
         module = self._module
         make = partial(Example.of, graph_of=module.graph, part=module.part, dtype=self._dtype)
