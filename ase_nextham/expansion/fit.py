@@ -36,10 +36,24 @@ def fit(
     """
     if ridge < 0:
         raise ValueError(f"ridge={ridge} must not be negative")
-    scale = np.trace(gram) / len(gram)
-    matrix = gram + ridge * scale * np.eye(len(gram))
+    matrix = np.array(gram, float)
+    matrix[np.diag_indices(len(matrix))] += ridge * np.trace(matrix) / len(matrix)
+    try:
+        # in place: what fills the memory for a large cell is this matrix
+        factor = cho_factor(matrix, overwrite_a=True)
+    except np.linalg.LinAlgError:  # without a ridge, functions can be dependent
+        return _least_norm(gram, right, zero)
+    free = cho_solve(factor, right)
     if zero is None:
-        return _solved(matrix, right)
+        return free
+    moved = cho_solve(factor, zero)  # where the condition pulls the minimum to
+    return free - moved * ((zero @ free) / (zero @ moved))
+
+
+def _least_norm(gram: ndarray, right: ndarray, zero: ndarray | None) -> ndarray:
+    """The minimum without a ridge; where there are several, the smallest."""
+    if zero is None:
+        return lstsq(gram, right)[0]
     # on the plane of vectors that fulfil the condition: a Householder reflection maps the
     # condition to "the first component is zero"
     mirror = np.array(zero, float)
@@ -50,12 +64,5 @@ def fit(
     def reflected(vectors: ndarray) -> ndarray:
         return vectors - 2 * np.multiply.outer(mirror, mirror @ vectors)
 
-    inside = reflected(reflected(matrix).T)[1:, 1:]
-    return reflected(np.concatenate([[0.0], _solved(inside, reflected(right)[1:])]))
-
-
-def _solved(matrix: ndarray, right: ndarray) -> ndarray:
-    try:
-        return cho_solve(cho_factor(matrix), right)
-    except np.linalg.LinAlgError:  # without a ridge, functions can be dependent: the least norm
-        return lstsq(matrix, right)[0]
+    inside = reflected(reflected(gram).T)[1:, 1:]
+    return reflected(np.concatenate([[0.0], lstsq(inside, reflected(right)[1:])[0]]))

@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from ase_nextham.data import LCAOData
 from ase_nextham.expansion import Expansion, fit
+from ase_nextham.expansion.fit import RIDGE
 from ase_nextham.h0.native.element import Element
 from ase_nextham.h0.native.localpart import LocalPart
 from ase_nextham.potential_head.apply import plane_wave_sums
@@ -102,9 +103,12 @@ def descriptor_of_change(
     if gram is None:
         gram = sums.gram(weights)
     field = sums.transpose(weights * change)
+    # functions have the norm 1 on an atom alone; with images, by the cell. The ridge is to be the
+    # same in every cell, so that supercells have the numbers of their cell
+    ridge = RIDGE * len(gram) / np.trace(gram)
     return Descriptor(
         symbols=part.symbols,
-        induced=fit(gram, field, zero=expansion.charges(part.symbols)),
+        induced=fit(gram, field, ridge=ridge, zero=expansion.charges(part.symbols)),
         field=field,
         elements=np.stack([element_scalars(part.elements[kind]) for kind in part.kinds]),
     )

@@ -243,3 +243,7 @@ def test_a_fit_is_a_minimum_and_fulfils_the_condition():
 def test_functions_that_depend_on_each_other_get_the_least_coefficients():
     a = np.array([[1.0, 1.0], [2.0, 2.0]])
     assert np.allclose(fit(a.T @ a, a.T @ [3.0, 6.0], ridge=0), [1.5, 1.5], atol=1e-12)
+    three = np.column_stack([a, [0.0, 1.0]])
+    zero = np.array([0.0, 0.0, 1.0])
+    found = fit(three.T @ three, three.T @ [3.0, 6.0], ridge=0, zero=zero)
+    assert np.allclose(found, [1.5, 1.5, 0], atol=1e-12)
