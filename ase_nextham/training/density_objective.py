@@ -164,8 +164,8 @@ class DensityObjective(nn.Module):
         -------
         (Tensor, list of dict)
             ``"loss"``, the mean over the members that learn from it (or that of the one that is
-            trained alone), and ``"error"``, that of the mean of the coefficients of all members,
-            which is what is predicted.
+            trained alone), and ``"error"``, that of the mean of their coefficients: of those of
+            all members where none leaves it out, which is what is predicted.
         """
         if self.expert is None:
             members = range(len(self.module.experts))
@@ -179,7 +179,7 @@ class DensityObjective(nn.Module):
             errors = relative_error(example, own)
             learns = [k for k, member in enumerate(members) if member != example.fold]
             losses.append(errors[learns].mean() if learns else 0 * errors.sum())
-            mean = own.detach().mean(dim=0, keepdim=True)
+            mean = own.detach()[learns or slice(None)].mean(dim=0, keepdim=True)
             terms.append({"loss": losses[-1].detach(), "error": relative_error(example, mean)[0]})
         return torch.stack(losses).mean(), terms
 

@@ -14,9 +14,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from ase_nextham.cli import main
 from ase_nextham.expansion import Expansion, RadialFunctions, even_tempered
+from ase_nextham.matrix import aligned
 from ase_nextham.model import bundle
 from ase_nextham.potential_head.descriptor import ELEMENT_SCALARS, Descriptor
+from ase_nextham.prediction import load_model
 from ase_nextham.training import checkpoint, density_label_files
 from ase_nextham.training.config import TrainConfig
 from ase_nextham.training.dataset import Dataset
@@ -290,3 +293,44 @@ def test_processes_share_the_making_of_labels(labelled, monkeypatch):
     DensityTask(settings, model, torch.float32, group).examples(training, learned=True)
     assert asked[0][0] == ("H_1", "Si_1")
     assert asked[1:] == ["wait", (training.names, None)]
+
+
+def test_what_is_learned_of_a_real_crystal_says_its_hamiltonian(shared_data, tmp_path, capsys):
+    files = ["--pseudo-dir", shared_data / "pseudo", "--orbital-dir", shared_data / "orbital"]
+    mini = shared_data / "abacus"
+    command = ["dataset", "build", *(mini / "mini" / f"MgO_{k}.tar.xz" for k in (0, 1, 3))]
+    command += ["-o", tmp_path / "set", "--nkpts", "0", "--densities", mini / "mini_density"]
+    assert main([str(word) for word in command + files]) == 0
+    (tmp_path / "train.toml").write_text(f"""
+[data]
+path = "set"
+validation = ["MgO_3"]
+
+[model]
+head = "density"
+
+[density]
+members = 1
+network = "linear"
+pseudo_dir = "{shared_data / "pseudo"}"
+orbital_dir = "{shared_data / "orbital"}"
+
+[optimiser]
+epochs = 1
+
+[run]
+folder = "run"
+progress = false
+device = "cpu"
+""")
+    assert main(["train", str(tmp_path / "train.toml")]) == 0
+    assert "best validation: error of the density " in capsys.readouterr().out
+    data = Dataset(tmp_path / "set", ["MgO_3"])[0].data
+    folders = {f"{kind}_dir": shared_data / kind for kind in ("pseudo", "orbital")}
+    dh = load_model(tmp_path / "run" / "model", **folders).predict(data)
+
+    def gauge_mae(h) -> float:
+        moved, _ = aligned(h, data.hamiltonian, data.overlap)
+        return float(np.abs((moved - data.hamiltonian).data).mean())
+
+    assert gauge_mae(data.h0 + dh) < 0.05 * gauge_mae(data.h0)
