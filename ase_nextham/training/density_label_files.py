@@ -31,7 +31,7 @@ from ase_nextham.tasks import results
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.density_labels import DensityLabel, label
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # rises, too, when fits come to give other coefficients
 
 LABELS = "labels"
 """Folder in that of a data set."""
