@@ -21,6 +21,7 @@ FLOORS = {
     "data": 1,
     "hdf5": 2,
     "bands": 2,
+    "comparison": 2,
     "optics": 2,
     "plot": 2,
     "expansion": 2,

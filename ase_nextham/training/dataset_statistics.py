@@ -15,14 +15,11 @@ import numpy as np
 from numpy import ndarray
 
 from ase_nextham.basis import Basis
+from ase_nextham.comparison import THRESHOLD
 from ase_nextham.data import LCAOData
 from ase_nextham.training.dataset import Dataset, Entry
 from ase_nextham.training.density_label_files import Summary, summaries
 from ase_nextham.training.density_labels import FITTED
-from ase_nextham.units import RYDBERG
-
-THRESHOLD = 1e-12 * RYDBERG
-"""Elements of H that are not larger, in eV, are not counted."""
 
 EDGES = (2.0, 4.0, 6.0, 7.0, 8.0)
 """Where the ranges of distance end, in Angstrom."""
@@ -265,4 +262,4 @@ def _row(label: str, error: Error) -> str:
     return f"{label:<16}{error.count:>12}{1e3 * error.mean:>12.4f}{1e3 * error.largest:>12.2f}"
 
 
-__all__ = ["EDGES", "THRESHOLD", "Error", "Statistics", "describe", "statistics"]
+__all__ = ["EDGES", "Error", "Statistics", "describe", "statistics"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ase_nextham import bands
+from ase_nextham.comparison import KPOINTS
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.prediction import load_model
 from ase_nextham.training.dataset import Dataset, Sample
@@ -45,7 +46,7 @@ def evaluate(
     names: Iterable[str] | None = None,
     split: str | os.PathLike | None = None,
     part: str = "validation",
-    kpts: Sequence[int] | Mapping | float = 3.0,
+    kpts: Sequence[int] | Mapping | float = KPOINTS,
     npoints: int = 60,
     progress: bool = False,
     **options,

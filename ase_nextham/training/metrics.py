@@ -1,10 +1,7 @@
 """How far a Hamiltonian is from the self-consistent one, element by element.
 
-Adding ``mu S`` to H changes no physics, so that every Hamiltonian is first given the ``mu`` for
-which ``H + mu S`` is closest to the self-consistent one in the sense of least squares. What is left
-is the "gauge" error. The same ``mu`` serves all parts of a structure. Only elements of which the
-self-consistent Hamiltonian has more than 1e-12 Ry are counted; complex ones count once, with the
-modulus of their error.
+What is compared is said in :mod:`ase_nextham.comparison`; the same ``mu`` serves all parts of a
+structure.
 
 The definition is that of NextHAM (eq. 4, table 1) but for ``mu``, which is there the one that makes
 the mean absolute error smallest. That of least squares has a closed form and is the one of training
@@ -21,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from ase_nextham.comparison import THRESHOLD, counted, gauge_difference, hamiltonian_of
 from ase_nextham.data import LCAOData
 from ase_nextham.matrix import LCAOMatrix, aligned
-from ase_nextham.training.dataset_statistics import EDGES, THRESHOLD, Error
+from ase_nextham.training.dataset_statistics import EDGES, Error
 
 DISTANCES = (
     "on site",
@@ -103,19 +101,19 @@ def matrix_errors(matrix: LCAOMatrix, data: LCAOData, *, zero: float = 0.0) -> M
     ValueError
         If there is no self-consistent Hamiltonian, or the two do not belong together.
     """
-    reference = _reference(data)
+    reference = hamiltonian_of(data)
     overlap = data.overlap.with_spin(reference.spin)
     difference = (matrix - reference).on_pairs(reference.pairs)
-    moved, mu = aligned(difference, 0 * reference, data.overlap)
-    counted = np.abs(reference.data) > THRESHOLD
+    moved, mu = gauge_difference(difference, data.overlap)
+    some = counted(reference)
     values = np.abs(moved.data)
     by = {"spin": _by_spin(moved, reference)}
     for kind, (names, index) in _labels(reference, data).items():
-        by[kind] = _by_label(names, index, values, counted)
+        by[kind] = _by_label(names, index, values, some)
     return MatrixErrors(
         mu=(mu - zero, mu - zero),
-        plain=_error(np.abs(difference.data + zero * overlap.data)[counted]),
-        total=_error(values[counted]),
+        plain=_error(np.abs(difference.data + zero * overlap.data)[some]),
+        total=_error(values[some]),
         by=by,
     )
 
@@ -172,23 +170,17 @@ def parity(matrix: LCAOMatrix, data: LCAOData) -> ndarray:
         and whose ``matrix`` minus H(0) in that of the second; bins of :data:`PARITY_EDGES`, real
         parts, values beyond the last bin counted in it.
     """
-    reference = _reference(data)
-    counted = np.abs(reference.data) > THRESHOLD
+    reference = hamiltonian_of(data)
+    some = counted(reference)
     moved, _ = aligned(matrix, reference, data.overlap)
     bins = []
     for hamiltonian in (reference, moved):
-        correction = (hamiltonian - data.h0).on_pairs(reference.pairs).data[counted].real
+        correction = (hamiltonian - data.h0).on_pairs(reference.pairs).data[some].real
         scaled = np.arcsinh(1e3 * correction) / _PARITY_REACH  # from -1 to 1
         place = np.floor((scaled + 1) / 2 * _PARITY_BINS).astype(int)
         bins.append(place.clip(0, _PARITY_BINS - 1))
     counts = np.bincount(bins[0] * _PARITY_BINS + bins[1], minlength=_PARITY_BINS**2)
     return counts.reshape(_PARITY_BINS, _PARITY_BINS)
-
-
-def _reference(data: LCAOData) -> LCAOMatrix:
-    if data.hamiltonian is None:
-        raise ValueError(f"{data!r} has no self-consistent Hamiltonian to compare with")
-    return data.hamiltonian
 
 
 def _error(values: ndarray) -> Error:

@@ -1,14 +1,8 @@
 """How far the bands of a Hamiltonian are from the self-consistent ones.
 
 Matrix elements that are right to a millielectronvolt can give bands that are wrong by electronvolts
-where orbitals are nearly linearly dependent, so bands have errors of their own. They are compared
-band by band in the order of energy, after
-
-* the energy zero was moved: by the median of the differences of the valence bands on a mesh, which
-  are the occupied ones less than :data:`VALENCE` below the self-consistent Fermi level. It makes
-  their mean absolute error smallest, and a few wrong bands do not move it. Semicore states, which
-  H(0) has electronvolts away from where they should be relative to the valence bands, have no say;
-* those more than :data:`WINDOW` above the Fermi level were left out.
+where orbitals are nearly linearly dependent, so bands have errors of their own. Which bands are
+compared, and on which scale of energy, is said in :mod:`ase_nextham.comparison`.
 
 A "ghost state" is a band energy that is wrong by more than :data:`GHOST` at a k-point (NextHAM,
 section 4.3).
@@ -16,7 +10,7 @@ section 4.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +19,11 @@ from ase.dft.kpoints import BandPath
 from numpy import ndarray
 
 from ase_nextham import bands
-from ase_nextham.bands.dense import map_kpts
+from ase_nextham.comparison import VALENCE, WINDOW, Reference, gap_of, reference, valence_shift
 from ase_nextham.data import LCAOData
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.training.dataset_statistics import Error
 from ase_nextham.training.metrics import merged, merged_by_label
-
-WINDOW = 5.0
-"""eV above the Fermi level up to which bands are compared."""
-
-VALENCE = 10.0
-"""eV below the Fermi level down to which occupied bands say where the energy zero is."""
 
 ENERGIES = {
     f"below E_F - {VALENCE:g} eV": (-np.inf, -VALENCE),
@@ -47,39 +35,7 @@ ENERGIES = {
 GHOST = 0.5
 """eV by which a band energy must be wrong to be called a ghost state."""
 
-_WIDTH = 0.05  # eV, of the occupations
 _LATTICE = 0.1  # how far, in the words of ASE, a deformed cell may be from its Bravais lattice
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Self-consistent bands on a mesh.
-
-    Parameters
-    ----------
-    kpts
-        Inequivalent ones, in units of the reciprocal vectors, shape (nkpts, 3).
-    multiplicity
-        Points of the full mesh that each of them stands for, integer, shape (nkpts,).
-    eps
-        In eV, shape (nspins, nkpts, nbands).
-    occupations
-        Between 0 and 1, in the shape of ``eps``.
-    fermi_level
-        In eV.
-    gap
-        In eV; 0 for a metal, None where the number of electrons is not known.
-    condition
-        Condition number of S(k), shape (nkpts,).
-    """
-
-    kpts: ndarray
-    multiplicity: ndarray
-    eps: ndarray
-    occupations: ndarray
-    fermi_level: float
-    gap: float | None
-    condition: ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,55 +140,6 @@ class MeshErrors(BandErrors):
     worst: WorstBand | None
 
 
-def reference(data: LCAOData, kpts: Sequence[int] | Mapping | float) -> Reference:
-    """Self-consistent bands of a structure.
-
-    Parameters
-    ----------
-    data
-        With the self-consistent Hamiltonian. The Fermi level follows from the number of electrons;
-        where that is not known, it is the one of the data.
-    kpts
-        A mesh as in :func:`ase_nextham.bands.kmesh`; a number is a density in points per
-        1/Angstrom.
-
-    Raises
-    ------
-    ValueError
-        If there is no self-consistent Hamiltonian, or neither electrons nor Fermi level are known.
-    """
-    hamiltonian = data.hamiltonian
-    if hamiltonian is None:
-        raise ValueError(f"{data!r} has no self-consistent Hamiltonian to compare with")
-    mesh = bands.kmesh_for(hamiltonian, data.atoms, kpts)
-    solutions = map_kpts(
-        hamiltonian,
-        data.overlap,
-        mesh.kpts,
-        lambda solution: (solution.eps, np.linalg.eigvalsh(solution.overlap)),
-        False,
-        False,
-    )
-    eps = np.concatenate([eps for eps, _ in solutions], axis=1)
-    overlaps = np.concatenate([values for _, values in solutions])
-    if data.nelectrons is None and data.fermi_level is not None:
-        fermi_level, gap = data.fermi_level, None
-    else:
-        electrons = data.electron_count()
-        weights = mesh.weights * bands.spin_degeneracy(hamiltonian.spin)
-        fermi_level = bands.fermi_level(eps, weights, electrons, width=_WIDTH)
-        gap = _gap(eps, electrons, hamiltonian.spin)
-    return Reference(
-        kpts=mesh.kpts,
-        multiplicity=np.bincount(mesh.index, minlength=len(mesh.kpts)),
-        eps=eps,
-        occupations=bands.occupations(eps, fermi_level, width=_WIDTH),
-        fermi_level=fermi_level,
-        gap=gap,
-        condition=overlaps[:, -1] / np.maximum(overlaps[:, 0], np.finfo(float).tiny),
-    )
-
-
 def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> MeshErrors:
     """Errors of the bands of a Hamiltonian on the mesh of the reference.
 
@@ -255,7 +162,7 @@ def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> Mes
     mean = np.where(inside, difference, 0).sum(axis=(0, 2)) / number
     gap_error = None
     if reference.gap is not None:
-        gap_error = _gap(eps, data.electron_count(), matrix.spin) - reference.gap
+        gap_error = gap_of(eps, data.electron_count(), matrix.spin) - reference.gap
     return MeshErrors(
         **vars(errors),
         shift=(shift, shift),
@@ -264,39 +171,6 @@ def mesh_errors(matrix: LCAOMatrix, data: LCAOData, reference: Reference) -> Mes
         by_condition=_by_condition(difference, inside, reference),
         worst=_worst(eps + shift, reference),
     )
-
-
-def valence_shift(eps: ndarray, reference: Reference) -> float:
-    """What to add to ``eps`` to bring its valence bands to those of the reference.
-
-    Parameters
-    ----------
-    eps
-        In eV on the mesh of the reference, in the shape of its ``eps``.
-
-    Returns
-    -------
-    float
-        In eV: the median of the differences of the occupied bands less than :data:`VALENCE` below
-        the Fermi level, or of all occupied bands where there are none; weighted by occupation, so
-        that states at the Fermi level of a metal come in smoothly, and by multiplicity.
-    """
-    difference = reference.eps - eps
-    weights = reference.occupations * reference.multiplicity[:, None]
-    weights = np.where(np.isnan(difference), 0, weights)
-    near = np.where(reference.eps > reference.fermi_level - VALENCE, weights, 0)
-    weights = near if near.sum() > 0.5 else weights
-    some = weights > 1e-6 * weights.max(initial=0)
-    return _median(difference[some], weights[some]) if some.any() else 0.0
-
-
-def _median(values: ndarray, weights: ndarray) -> float:
-    """The middle of the numbers whose mean distance from ``values`` is smallest."""
-    order = np.argsort(values)
-    values, below = values[order], np.cumsum(weights[order])
-    # rounding must not decide whether two halves are equal
-    first, last = np.searchsorted(below, below[-1] / 2 * np.array([1 - 1e-9, 1 + 1e-9]))
-    return float((values[first] + values[last]) / 2)
 
 
 def band_errors(
@@ -405,11 +279,6 @@ def _worst(eps: ndarray, reference: Reference) -> WorstBand | None:
         error=float(error[spin, k, band]),
         ghosts=int(reference.multiplicity[size[spin, :, band] > GHOST].sum()),
     )
-
-
-def _gap(eps: ndarray, nelectrons: float, spin: str) -> float:
-    gap = bands.band_gap(eps, nelectrons, spin)
-    return 0.0 if gap is None else gap.indirect
 
 
 def _error(values: ndarray, times: ndarray) -> Error:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ase_nextham.comparison import THRESHOLD
 from ase_nextham.matrix import aligned
 from ase_nextham.testing import random_lcao
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.dataset_build import build
 from ase_nextham.training.dataset_sources import Source
-from ase_nextham.training.dataset_statistics import THRESHOLD, describe, statistics
+from ase_nextham.training.dataset_statistics import describe, statistics
 
 
 def dataset_of(tmp_path, **named) -> Dataset:

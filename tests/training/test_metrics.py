@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from ase_nextham import bands
+from ase_nextham import bands, comparison
+from ase_nextham.comparison import THRESHOLD
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.testing import random_lcao
 from ase_nextham.training import metrics, metrics_bands
-from ase_nextham.training.dataset_statistics import THRESHOLD, Error
+from ase_nextham.training.dataset_statistics import Error
 
 SPINS = ["unpolarised", "collinear", "spinor"]
 
@@ -250,6 +251,18 @@ def test_band_errors_do_not_depend_on_symmetry_or_on_the_order_of_atoms():
     assert len(kpts) > len(reference.kpts)
     same(every.total, expected.total)
     assert every.ghosts == expected.ghosts
+
+
+@pytest.mark.parametrize("spin", SPINS)
+def test_the_spread_of_predictions_is_counted_as_errors_are(spin):
+    data = random_lcao(2, spin=spin)
+    reference = comparison.reference(data, (2, 2, 2))
+    elements = comparison.gauge_mae(data.h0, data.hamiltonian, data.overlap)
+    assert elements == pytest.approx(metrics.matrix_errors(data.h0, data).total.mean, rel=1e-12)
+    of_bands = comparison.band_mae(data.h0, data.overlap, reference)
+    expected = metrics_bands.mesh_errors(data.h0, data, reference).total.mean
+    assert of_bands == pytest.approx(expected, rel=1e-12)
+    assert min(elements, of_bands) > 1e-3  # eV
 
 
 def levels(*energies: float, nkpts: int = 4) -> np.ndarray:
