@@ -1,9 +1,9 @@
 """Self-consistent densities: ABACUS's files, and a compact form for data sets.
 
 ABACUS leaves the density of every calculation, with all digits, in
-``OUT.*/ABACUS-CHARGE-DENSITY.restart``: Fortran records, each between two copies of its length.
-With ``out_chg 1`` there are cube files as well, ``chg.cube`` or one for each spin, which other
-programs write, too.
+``OUT.SUFFIX/SUFFIX-CHARGE-DENSITY.restart``, unless ``out_chg`` is -1: Fortran records, each
+between two copies of its length. With ``out_chg 1`` there are cube files as well, ``chg.cube`` or
+one for each spin, which other programs write, too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from numpy import ndarray
 from ase_nextham.h0.cube import Cube, read_cube
 from ase_nextham.units import BOHR
 
-RESTART = "ABACUS-CHARGE-DENSITY.restart"
-"""Name of ABACUS's file."""
+RESTART = "-CHARGE-DENSITY.restart"
+"""What the name of ABACUS's file ends with; it begins with the suffix of the run."""
 
 CUBES = ("chg.cube", "chgs1.cube", "SPIN1_CHG.cube")
 """Names of ABACUS's cube files, of the first spin: 3.11 for nspin 1, for others, and up to 3.10."""
@@ -107,7 +107,12 @@ def read_density(path: str | os.PathLike) -> Density:
     """
     path = Path(path)
     if path.is_dir():
-        path = _in_folder(path)
+        folder, path = path, density_file(path)
+        if path is None:
+            raise FileNotFoundError(
+                f"{folder} holds no density, which is SUFFIX{RESTART} or one of "
+                f"{', '.join(CUBES)}: give ABACUS's folder OUT.SUFFIX, or run it with out_chg 1"
+            )
     if path.suffix == ".cube":
         return _from_cubes(path)
     if path.suffix == ".npz":
@@ -127,14 +132,23 @@ def read_density(path: str | os.PathLike) -> Density:
     return Density(miller, total, columns.T)
 
 
-def _in_folder(folder: Path) -> Path:
-    for name in (RESTART, *CUBES):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"{folder} holds no density, which is {RESTART} or one of {', '.join(CUBES)}: give "
-        "ABACUS's folder OUT.*, or run it with out_chg 1"
-    )
+def density_file(folder: Path) -> Path | None:
+    """The density in a folder of ABACUS's output: its restart file, else a cube file, or None.
+
+    Raises
+    ------
+    ValueError
+        If there are those of several runs.
+    """
+    found = sorted(folder.glob(f"*{RESTART}"))
+    own = [path for path in found if folder.name == f"OUT.{path.name.removesuffix(RESTART)}"]
+    if len(found) > 1 and not own:
+        raise ValueError(
+            f"{folder} holds densities of several runs, {found[0].name} and {found[1].name}: give "
+            "one of the files"
+        )
+    cubes = [folder / name for name in CUBES if (folder / name).is_file()]
+    return next(iter([*own, *found, *cubes]), None)
 
 
 def _from_cubes(path: Path) -> Density:

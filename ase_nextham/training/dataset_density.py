@@ -10,13 +10,14 @@ In the file of a sample, below ``/training/density``:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
 import numpy as np
 from ase import Atoms
 
-from ase_nextham.h0.density import CUBES, RESTART, Density, read_density
+from ase_nextham.h0.density import Density, density_file, read_density
 from ase_nextham.h0.folder import operator_of
 from ase_nextham.h0.run import find_runs
 
@@ -47,7 +48,7 @@ def density_of_run(path: Path) -> Density | None:
         return None
     # a run of one step leaves a density, too, which belongs to no label
     outputs = [run.output for run in runs if operator_of(run) == "hamiltonian"]
-    return next((read_density(folder) for folder in outputs if _holds_density(folder)), None)
+    return _first(outputs)
 
 
 def density_in(folder: Path, name: str) -> Density | None:
@@ -75,11 +76,13 @@ def density_in(folder: Path, name: str) -> Density | None:
     if found is not None:
         return found
     places = [inner, *sorted(inner.glob("OUT.*"))]
-    return next((read_density(place) for place in places if _holds_density(place)), None)
+    return _first(places)
 
 
-def _holds_density(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (RESTART, *CUBES))
+def _first(folders: Iterable[Path]) -> Density | None:
+    """The density in the first folder that holds one."""
+    files = (density_file(folder) for folder in folders)
+    return next((read_density(file) for file in files if file is not None), None)
 
 
 def check_density(density: Density, atoms: Atoms, nelectrons: float | None) -> None:

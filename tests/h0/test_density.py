@@ -164,8 +164,21 @@ def test_of_spinors_the_first_cube_file_is_the_density(tmp_path, values):
         read_density(tmp_path / "chgs2.cube")
 
 
+def test_the_restart_file_has_the_suffix_of_its_run(tmp_path):
+    folder = tmp_path / "OUT.h0"
+    folder.mkdir()
+    for name, electrons in (("h0", 1.0), ("left", 2.0)):
+        restart(folder / f"{name}-CHARGE-DENSITY.restart", [[electrons, 0.1, 0.1]])
+    assert read_density(folder).coefficients[0] == 1.0
+    other = folder.rename(tmp_path / "output")
+    with pytest.raises(ValueError, match=r"several runs, h0-CHARGE.* and left-CHARGE"):
+        read_density(other)
+    (other / "h0-CHARGE-DENSITY.restart").unlink()
+    assert read_density(other).coefficients[0] == 2.0
+
+
 def test_a_folder_without_a_density_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no density, which is ABACUS.*out_chg 1"):
+    with pytest.raises(FileNotFoundError, match=r"holds no density, which is SUFFIX-.*out_chg 1"):
         read_density(tmp_path)
 
 

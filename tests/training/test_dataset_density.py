@@ -15,7 +15,7 @@ import pytest
 from ase_nextham import converters
 from ase_nextham.cli import main
 from ase_nextham.data import LCAOData
-from ase_nextham.h0.density import RESTART, Density, read_density
+from ase_nextham.h0.density import Density, read_density
 from ase_nextham.testing import random_lcao
 from ase_nextham.training.dataset import FORMAT_VERSION, Dataset
 from ase_nextham.training.dataset_build import SPINOR, build
@@ -117,7 +117,7 @@ def test_large_miller_indices_are_kept(tmp_path, folder):
 def test_folders_with_the_file_of_abacus_are_found_by_name(tmp_path, folder, place):
     data = random_lcao(3)
     (folder / place).mkdir(parents=True)
-    write_restart(folder / place / RESTART, density_of(data))
+    write_restart(folder / place / "h0-CHARGE-DENSITY.restart", density_of(data))
     build([Source("c", lambda: data)], tmp_path / "set", nkpts=0, densities=folder)
     assert_kept(Dataset(tmp_path / "set").density(0), density_of(data))
 
@@ -126,9 +126,11 @@ def test_the_density_that_abacus_left_is_taken_from_the_run_or_its_archive(copie
     run = copied_run("v3.11.0-beta.1/h2o", "scf")
     other = copied_run("v3.11.0-beta.1/h2o_step1", "step1")
     data = converters.read(run.parent)
-    write_restart(run / "OUT.ABACUS" / RESTART, density_of(data))
+    write_restart(run / "OUT.ABACUS" / "ABACUS-CHARGE-DENSITY.restart", density_of(data))
     # of the step from superposed atoms; were it read, it would be refused
-    write_restart(other / "OUT.ABACUS" / RESTART, density_of(data, electrons=1.0))
+    write_restart(
+        other / "OUT.ABACUS" / "ABACUS-CHARGE-DENSITY.restart", density_of(data, electrons=1.0)
+    )
     shutil.make_archive(str(tmp_path / "packed"), "gztar", run.parent)
     (tmp_path / "empty").mkdir()
     read = partial(
