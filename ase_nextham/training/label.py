@@ -32,6 +32,7 @@ SELF_CONSISTENT: Mapping[str, Any] = {
     "smearing_method": "gauss",
     "smearing_sigma": 0.002,
     "mixing_type": "broyden",
+    "out_chg": 0,  # keep the density, which is about as large as H: the density head learns it
 }
 """INPUT keywords of the self-consistent run, unless others are given."""
 
