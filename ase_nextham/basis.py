@@ -20,6 +20,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy import ndarray
 from numpy.polynomial import Legendre
+from numpy.polynomial.legendre import legval
 
 MAX_L = 6
 """Largest angular momentum of the tables: l = 6 (i shells)."""
@@ -62,11 +63,12 @@ def real_harmonics(l: int, vectors: ndarray) -> ndarray:
         Shape (..., 2l+1), orthonormal on the unit sphere.
     """
     vectors = np.asarray(vectors, float)
-    x, y, z = np.moveaxis(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), -1, 0)
+    directions = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    x, y, z = np.moveaxis(directions, -1, 0).copy()  # each of them contiguous
     result = np.empty((*z.shape, 2 * l + 1))
     plane = np.sqrt((2 * l + 1) / (4 * np.pi)) * np.ones(z.shape, complex)
     for m in range(l + 1):
-        polar = Legendre.basis(l).deriv(m)(z)
+        polar = legval(z, _derivative(l, m))
         result[..., l - m] = polar * plane.imag
         result[..., l + m] = polar * plane.real
         # to the next m: (x + iy)^m, and sqrt((l - m)! / (l + m)!) of the norm
@@ -74,6 +76,12 @@ def real_harmonics(l: int, vectors: ndarray) -> ndarray:
         if m == 0:
             plane *= np.sqrt(2)
     return result
+
+
+@lru_cache(maxsize=256)
+def _derivative(l: int, m: int) -> ndarray:
+    """The m-th derivative of the Legendre polynomial P_l as a series of Legendre polynomials."""
+    return Legendre.basis(l).deriv(m).coef
 
 
 @lru_cache(maxsize=256)

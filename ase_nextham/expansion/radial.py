@@ -168,10 +168,18 @@ class RadialFunctions:
 
         In 1/Bohr.
         """
-        # x^(l/2) exp(-x) with x = G^2 / 4 alpha has its maximum at l / 2
-        half = l / 2
-        lowest = np.log(share) + (half * np.log(half) - half if l else 0.0)
-        x = half - lowest
-        for _ in range(20):
-            x = half * np.log(x) - lowest
-        return 2 * np.sqrt(self.exponents[l] * x)
+        return reach(l, self.exponents[l], share)
+
+
+def reach(power: int, exponents: ndarray, share: float) -> ndarray:
+    """|G| beyond which ``|G|^power exp(-G^2 / 4 alpha)`` is below a share of its maximum.
+
+    In 1/Bohr, in the shape of ``exponents``, which are those of Gaussians in space.
+    """
+    # x^half exp(-x) with x = G^2 / 4 alpha has its maximum at x = half
+    half = power / 2
+    lowest = np.log(share) + (half * np.log(half) - half if power else 0.0)
+    x = half - lowest
+    for _ in range(20):
+        x = half * np.log(x) - lowest
+    return 2 * np.sqrt(exponents * x)

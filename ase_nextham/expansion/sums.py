@@ -12,10 +12,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy import ndarray
-from scipy.linalg import block_diag
 
 from ase_nextham.basis import convention_matrix, real_harmonics
 from ase_nextham.expansion.expansion import Expansion
+from ase_nextham.expansion.gram import NOTHING, gram
 from ase_nextham.expansion.radial import RadialFunctions
 
 _PORTION = (256, 2048)
@@ -24,9 +24,6 @@ _PORTION = (256, 2048)
 _SHARES = 40
 """Portions that plane waves are divided into between these limits. They are sorted by length: the
 fewer there are in a portion, the more often a Gaussian is zero in all of it."""
-
-_NOTHING = 1e-14
-"""Share of its largest value below which the transform of a Gaussian is zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,40 +133,28 @@ class PlaneWaveSums:
         return result
 
     def gram(self, weights: ndarray) -> ndarray:
-        """``Re sum_G w(G) conj(df/dc_k) df/dc_l``, shape (ncoefficients, ncoefficients).
-
-        The weights are not negative.
-        """
-        roots = np.sqrt(np.asarray(weights, float))
-        result = np.zeros((self._bare.offsets(self.symbols)[-1],) * 2)
-        for part in self._portions:
-            rows, places = self._real_rows(part, roots[part.places])
-            result[np.ix_(places, places)] += rows @ rows.T
-        return self._combined(self._combined(result).T)
+        """``Re sum_G w(G) conj(df/dc_k) df/dc_l``, shape (ncoefficients, ncoefficients)."""
+        there = self.lengths > 1e-9
+        symbols = [symbol for symbol, _, _ in self._species]
+        return gram(
+            [self.expansion.of(symbol) for symbol in symbols],
+            np.array([symbols.index(symbol) for symbol in self.symbols]),
+            self.tau,
+            self.vectors[there],
+            np.asarray(weights, float)[there] / self.volume**2,
+        )
 
     # --- inside --------------------------------------------------------------------------------
 
     @cached_property
     def _species(self) -> list[tuple[str, ndarray, ndarray]]:
         """Of each species its atoms and their coefficients' places, shape (natoms, size)."""
-        return self._places(self.expansion)
-
-    def _places(self, expansion: Expansion) -> list[tuple[str, ndarray, ndarray]]:
-        found, offsets = [], expansion.offsets(self.symbols)
+        found = []
         for symbol in dict.fromkeys(self.symbols):
             atoms = np.flatnonzero(np.array(self.symbols) == symbol)
-            size = expansion.of(symbol).size
-            found.append((symbol, atoms, offsets[atoms][:, None] + np.arange(size)))
+            size = self.expansion.of(symbol).size
+            found.append((symbol, atoms, self.offsets[atoms][:, None] + np.arange(size)))
         return found
-
-    @cached_property
-    def _bare(self) -> Expansion:
-        """The Gaussians themselves as an expansion, in place of their combinations."""
-        radial = {}
-        for symbol in set(self.symbols):
-            exponents = self.expansion.of(symbol).exponents
-            radial[symbol] = RadialFunctions(exponents, [np.eye(len(one)) for one in exponents])
-        return Expansion(self.expansion.kind, radial)
 
     @cached_property
     def _portions(self) -> list[_Portion]:
@@ -206,32 +191,10 @@ class PlaneWaveSums:
     def _reach(self) -> dict[str, list[ndarray]]:
         """Of each species and l where the transforms of its Gaussians end, in 1/Bohr."""
         return {
-            symbol: [functions.reach(l, _NOTHING) for l in range(functions.lmax + 1)]
+            symbol: [functions.reach(l, NOTHING) for l in range(functions.lmax + 1)]
             for symbol, functions in self.expansion.radial.items()
             if symbol in self.symbols
         }
-
-    def _real_rows(self, part: _Portion, roots: ndarray) -> tuple[ndarray, ndarray]:
-        """What Gaussians add to plane waves, times ``roots``, as real and imaginary part.
-
-        Returns
-        -------
-        (ndarray, ndarray)
-            Shape (n, 2 ng) of the Gaussians that are not zero, and which they are, (n,).
-        """
-        phases = self._phases(part) * roots
-        rows, numbers = [], []
-        for symbol, atoms, index in self._places(self._bare):
-            counts = self._bare.of(symbol).counts
-            for l, active, transforms in self._active(symbol, part):
-                own = (transforms[:, None] * part.harmonics[l]).reshape(-1, 1, len(roots))
-                turned = (-1j) ** l * phases[atoms]
-                turned = np.stack([turned.real, turned.imag], axis=1)
-                rows.append((turned[:, None] * own).reshape(-1, 2 * len(roots)))
-                first = sum((2 * k + 1) * count for k, count in enumerate(counts[:l]))
-                inside = (2 * l + 1) * active[:, None] + np.arange(2 * l + 1) + first
-                numbers.append(index[:, inside].ravel())
-        return np.concatenate(rows), np.concatenate(numbers)
 
     def _to_gaussians(self, coefficients: ndarray) -> list[list[ndarray]]:
         """Coefficients of Gaussians by species and l, shape (natoms, 2l + 1, nprimitives)."""
@@ -252,19 +215,6 @@ class PlaneWaveSums:
                 for b, one in zip(functions.combinations, own, strict=True)
             ]
             result[index] = np.concatenate(blocks, axis=1)
-        return result
-
-    def _combined(self, rows: ndarray) -> ndarray:
-        """Rows that belong to Gaussians, shape (ngaussians, n), made those of the functions."""
-        result = np.empty((self.size, rows.shape[1]))
-        pairs = zip(self._species, self._places(self._bare), strict=True)
-        for (symbol, _, index), (_, _, gaussians) in pairs:
-            functions = self.expansion.of(symbol)
-            change = block_diag(
-                *(np.kron(b, np.eye(2 * l + 1)) for l, b in enumerate(functions.combinations))
-            )
-            for new, old in zip(index, gaussians, strict=True):
-                result[new] = change.T @ rows[old]
         return result
 
 

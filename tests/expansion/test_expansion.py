@@ -184,6 +184,18 @@ def test_columns_and_gram_matrix_are_those_of_the_sum(expansion, coefficients, v
     assert found == pytest.approx(np.sum(weights * np.abs(waves) ** 2), rel=1e-12)
 
 
+def test_the_gram_matrix_does_not_depend_on_how_pairs_are_divided(expansion, vectors, monkeypatch):
+    both = sums(expansion, vectors)
+    weights = np.random.default_rng(4).uniform(size=len(vectors))
+    rows = both.matrix()
+    expected = ((rows.conj() * weights) @ rows.T).real
+    scale = np.abs(expected).max()
+    assert np.abs(both.gram(weights) - expected).max() < 1e-11 * scale
+    monkeypatch.setattr("ase_nextham.expansion.gram._PAIRS", 1)
+    monkeypatch.setattr("ase_nextham.expansion.gram._PORTION", 100)
+    assert np.abs(both.gram(weights) - expected).max() < 1e-11 * scale
+
+
 # --- coefficients --------------------------------------------------------------------------------
 
 
