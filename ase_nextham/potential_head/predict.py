@@ -7,16 +7,16 @@ the matrix of a potential, which is integrated as that of H(0) was.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
 import torch
 from numpy import ndarray
 
-from ase_nextham import bands
+from ase_nextham.comparison import gauge_mae
 from ase_nextham.data import LCAOData
 from ase_nextham.expansion import Expansion
 from ase_nextham.h0.native.engine import NativeH0
@@ -25,51 +25,32 @@ from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.model.bundle import ModelInfo, expansion_of
 from ase_nextham.model.density_network import AtomInputs, DensityEnsemble
 from ase_nextham.model.predict import check_data
-from ase_nextham.potential_head.apply import change_of_potential
+from ase_nextham.potential_head.apply import plane_wave_sums
 from ase_nextham.potential_head.descriptor import describe
-
-KPOINTS = 2.5
-"""Points per 1/Angstrom of the mesh on which the spread of band energies is taken."""
-
-ABOVE = 5.0
-"""Bands up to so many eV above the highest occupied one count."""
+from ase_nextham.potential_head.spread import Spread, disagreement
 
 
-@dataclass(frozen=True, eq=False)
-class Spread:
-    """How much the members of an ensemble disagree about one structure, and what that means.
+@dataclass(eq=False)
+class _Known:
+    """What was found out about a structure, which is often asked for twice.
 
     Parameters
     ----------
-    dh
-        Root mean square over members of the gauge MAE of each member's dH against their mean, in
-        eV.
-    bands
-        The same of the energies of bands up to :data:`ABOVE` above the highest occupied one, after
-        a common shift, in eV.
-    expected_dh, expected_bands
-        The errors that went with such a spread on structures that the model was not trained on,
-        or None if the model was not calibrated; in eV.
+    h0
+        By which it is recognised, as long as anyone else keeps it.
+    part
+        The engine's view of it.
+    coefficients
+        Of each member, shape (members, ncoefficients).
+    potential, dh
+        The predicted potential in Ry on the grid, and the correction, once it was asked for.
     """
 
-    dh: float
-    bands: float
-    expected_dh: float | None
-    expected_bands: float | None
-
-    def in_words(self) -> str:
-        """A sentence for people."""
-        if self.expected_dh is None or self.expected_bands is None:
-            return (
-                f"the networks of the model disagree by {1e3 * self.dh:.2g} meV about elements of "
-                f"H and by {1e3 * self.bands:.2g} meV about bands; it was not calibrated, so the "
-                "error is not known"
-            )
-        return (
-            f"expected error of the elements of H {1e3 * self.expected_dh:.2g} meV, of bands "
-            f"{1e3 * self.expected_bands:.2g} meV on average (from how much the networks of the "
-            f"model disagree: {1e3 * self.dh:.2g} and {1e3 * self.bands:.2g} meV)"
-        )
+    h0: weakref.ref
+    part: LocalPart
+    coefficients: ndarray
+    potential: ndarray | None = None
+    dh: LCAOMatrix | None = None
 
 
 class DensityModel:
@@ -91,7 +72,7 @@ class DensityModel:
         self.module = module.eval()
         self.engine = engine
         self.expansion: Expansion = expansion_of(info)
-        self._last: tuple | None = None  # of the structure before, which is often asked for twice
+        self._last: _Known | None = None
 
     def __repr__(self):
         elements = ", ".join(self.info.elements)
@@ -137,33 +118,40 @@ class DensityModel:
         ase.calculators.calculator.CalculatorSetupError
             If the pseudopotentials or orbitals are not found.
         """
-        part, coefficients = self.coefficients(data)
-        potential = change_of_potential(part, self._expansion(part), coefficients.mean(axis=0))
-        return _on_pairs_of(data.h0, part.matrix(potential))
+        known = self._known(data)
+        if known.dh is None:
+            part, mean = known.part, known.coefficients.mean(axis=0)
+            (known.potential,) = self._potentials(part, [mean])
+            known.dh = _on_pairs_of(data.h0, part.matrix(known.potential - part.v0))
+        return known.dh
 
     def spread(self, data: LCAOData) -> Spread:
         """How far the members of the ensemble are apart about a structure.
+
+        It takes one sum over the grid, which is the longer the more members there are, and the
+        eigenvalues of each member's H on a mesh.
 
         Raises
         ------
         ValueError
             As :meth:`predict`.
         """
-        part, coefficients = self.coefficients(data)
-        expansion = self._expansion(part)
-        mean = change_of_potential(part, expansion, coefficients.mean(axis=0))
-        dh = _on_pairs_of(data.h0, part.matrix(mean))
-        differences = [
-            _on_pairs_of(data.h0, part.matrix(change_of_potential(part, expansion, own) - mean))
-            for own in coefficients
+        predicted = data.h0 + self.predict(data)
+        known = self._known(data)
+        differences = self._potentials(known.part, known.coefficients) - known.potential
+        members = [
+            predicted + _on_pairs_of(data.h0, one)
+            # small differences: single precision loses nothing that counts
+            for one in known.part.matrices(differences, dtype="float32")
         ]
-        of_dh, of_bands = _disagreement(data, data.h0 + dh, differences)
+        of_dh, of_bands = disagreement(replace(data, hamiltonian=predicted), members)
         factors: Mapping = self.info.training.get("calibration", {})
         return Spread(
-            of_dh,
-            of_bands,
-            of_dh * factors["dh"] if "dh" in factors else None,
-            of_bands * factors["bands"] if "bands" in factors else None,
+            dh=of_dh,
+            bands=of_bands,
+            correction=gauge_mae(data.h0, predicted, data.overlap),
+            expected_dh=of_dh * factors["dh"] if "dh" in factors else None,
+            expected_bands=of_bands * factors["bands"] if "bands" in factors else None,
         )
 
     def coefficients(self, data: LCAOData) -> tuple[LocalPart, ndarray]:
@@ -179,8 +167,14 @@ class DensityModel:
         ValueError
             As :meth:`predict`.
         """
-        if self._last is not None and self._last[0]() is data.h0:
-            return self._last[1:]
+        known = self._known(data)
+        return known.part, known.coefficients
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _known(self, data: LCAOData) -> _Known:
+        if self._last is not None and self._last.h0() is data.h0:
+            return self._last
         self.check(data)
         part = self._local_part(data)
         descriptor = describe(part, self._expansion(part), data)
@@ -199,10 +193,15 @@ class DensityModel:
             raise ValueError(
                 "the model gave numbers that are not finite; is H(0) what it was trained on?"
             )
-        self._last = (weakref.ref(data.h0), part, found)
-        return part, found
+        self._last = _Known(weakref.ref(data.h0), part, found)
+        return self._last
 
-    # --- inside --------------------------------------------------------------------------------
+    def _potentials(self, part: LocalPart, several: Sequence[ndarray]) -> ndarray:
+        """The local potential of H with several sets of coefficients in Ry, (n, n1, n2, n3)."""
+        expansion = self._expansion(part)
+        sums = plane_wave_sums(part, expansion)
+        neutral = [expansion.neutral(part.symbols, own) for own in several]
+        return np.stack([part.potential(sums.plane_waves(own)) for own in neutral])
 
     def _expansion(self, part: LocalPart) -> Expansion:
         """With functions for the elements of a structure, which are the same for every element."""
@@ -230,33 +229,6 @@ def _on_pairs_of(h0: LCAOMatrix, dh: LCAOMatrix) -> LCAOMatrix:
 
 def _has_moments(data: LCAOData) -> bool:
     return bool(np.any(np.abs(data.atoms.get_initial_magnetic_moments()) > 1e-3))
-
-
-def _disagreement(
-    data: LCAOData, hamiltonian: LCAOMatrix, differences: list[LCAOMatrix]
-) -> tuple[float, float]:
-    """Root mean square of the errors that differences of H would be, in elements and in bands."""
-    present = np.abs(hamiltonian.data) > 0
-    s = data.overlap.with_spin(hamiltonian.spin).on_pairs(hamiltonian.pairs).data
-    elements = []
-    for one in differences:
-        mu = np.vdot(s, one.data).real / np.vdot(s, s).real
-        elements.append(np.abs(one.data - mu * s)[present].mean())
-    mesh = bands.kmesh_for(hamiltonian, data.atoms, KPOINTS)
-    electrons = bands.spin_degeneracy(hamiltonian.spin)
-    eps, states = bands.eigenstates(hamiltonian, data.overlap, mesh.kpts)
-    level = bands.fermi_level(eps, electrons * mesh.weights, data.electron_count(), width=0.05)
-    counted = eps[0] < level + ABOVE
-    weights = np.broadcast_to(mesh.weights[:, None], counted.shape)[counted]
-    energies = []
-    for one in differences:
-        # to first order, because differences are small: no other diagonalisation
-        matrices = one.at_k(mesh.kpts)
-        shift = np.einsum("kin,kij,kjn->kn", states[0].conj(), matrices, states[0], optimize=True)
-        shift = shift.real[counted]
-        shift = shift - np.average(shift, weights=weights)
-        energies.append(np.average(np.abs(shift), weights=weights))
-    return tuple(float(np.sqrt(np.mean(np.square(x)))) for x in (elements, energies))
 
 
 def density_model(

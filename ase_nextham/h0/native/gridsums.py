@@ -32,10 +32,16 @@ class GridSums:
     threads: int
     progress: bool
 
-    def integral(self, potential: ndarray) -> ndarray:
-        """From potentials in Ry, shape (n, n1, n2, n3), to elements in Ry, (n, nelements)."""
+    def integral(self, potential: ndarray, dtype: str | None = None) -> ndarray:
+        """From potentials in Ry, shape (n, n1, n2, n3), to elements in Ry, (n, nelements).
+
+        Parameters
+        ----------
+        dtype
+            Another one than :attr:`dtype`.
+        """
         arguments = (potential, *self.structure.grid_arguments())
-        options = {"dtype": self.dtype, "progress": self.progress}
+        options = {"dtype": dtype or self.dtype, "progress": self.progress}
         if self.device == "cpu":
             from ase_nextham.h0.native.integral import grid_integral
 
