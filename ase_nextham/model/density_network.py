@@ -73,6 +73,9 @@ class DensityArchitecture:
     layers, heads, gaussians, cutoff
         Of the transformer: blocks, heads of their attention, Gaussians of the distance, and how
         far an atom sees, in Angstrom.
+    first_density
+        Whether the first change of the density is read. Without it H(0) is never diagonalised,
+        and a transformer has to do with blocks of H(0) alone.
     """
 
     counts: tuple[int, ...]
@@ -83,6 +86,7 @@ class DensityArchitecture:
     heads: int = 2
     gaussians: int = 12
     cutoff: float = 5.0
+    first_density: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "counts", tuple(int(n) for n in self.counts))
@@ -94,6 +98,11 @@ class DensityArchitecture:
             )
         if SCALAR not in multiplicities(self.hidden):
             raise ValueError(f"the channels {self.hidden!r} need scalars (0e)")
+        if not self.first_density and self.network != "transformer":
+            raise ValueError(
+                "without the first density only the transformer sees anything of a structure; the "
+                f"network is {self.network!r}"
+            )
         for name in ("scalars", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -239,8 +248,8 @@ class DensityNetwork(nn.Module):
     Attributes
     ----------
     scale_induced, scale_field, scale_...
-        Buffers by which inputs are multiplied and the result divided; training sets them from its
-        data.
+        Buffers by which inputs are multiplied, and the result is divided by that of ``induced``;
+        training sets them from its data.
     mean, spread
         Of the numbers of free atoms in training data.
     """
@@ -254,14 +263,14 @@ class DensityNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         own = architecture.coefficients
-        inputs = summed(own, own)
+        inputs = summed(own, own) if architecture.first_density else {}
         for irrep in own:
             for name in ("induced", "field"):
                 self.register_buffer(f"scale_{name}_{irrep_name(irrep)}", torch.ones(()))
         self.register_buffer("mean", torch.zeros(architecture.scalars))
         self.register_buffer("spread", torch.ones(architecture.scalars))
         self.register_buffer("charges", torch.tensor(charges, dtype=torch.get_default_dtype()))
-        self.response = Linear(inputs, own, bias=False)
+        self.response = Linear(inputs, own, bias=False) if inputs else None
         self.correction = None
         atom = summed(inputs, {SCALAR: architecture.scalars})
         if architecture.network == "two-layer":
@@ -278,7 +287,7 @@ class DensityNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(iter(self.response.weights.values())).dtype
+        return next(self.parameters()).dtype
 
     def set_scales(self, several: Sequence[AtomInputs]) -> None:
         """Take the typical size of the inputs from some structures."""
@@ -297,8 +306,8 @@ class DensityNetwork(nn.Module):
 
     def forward(self, inputs: AtomInputs) -> Tensor:
         """Coefficients, shape (ncoefficients,), as the expansion orders them."""
-        features = self.features(inputs)
-        found = self.response(features)
+        features = {} if self.response is None else self.features(inputs)
+        found = None if self.response is None else self.response(features)
         if self.correction is not None:
             # further from what was trained on than this, nothing is known anyway
             elements = ((inputs.elements - self.mean) / self.spread).clamp(-3, 3)
@@ -307,7 +316,7 @@ class DensityNetwork(nn.Module):
                 change = self.correction(atom, inputs.graph)
             else:
                 change = self.correction(atom)
-            found = added(found, change)
+            found = change if found is None else added(found, change)
         found = {irrep: x / self._scale("induced", irrep) for irrep, x in found.items()}
         found[SCALAR] = self.neutral(found[SCALAR], inputs.structure)
         return to_coefficients(found, self.architecture.counts)

@@ -110,13 +110,18 @@ def descriptor_of_change(
         symbols=part.symbols,
         induced=fit(gram, field, ridge=ridge, zero=expansion.charges(part.symbols)),
         field=field,
-        elements=np.stack([element_scalars(part.elements[kind]) for kind in part.kinds]),
+        elements=element_table(part),
     )
 
 
 def coulomb_gram(part: LocalPart, expansion: Expansion) -> ndarray:
     """Coulomb energies of all functions with each other in Ry, (ncoefficients, ncoefficients)."""
     return plane_wave_sums(part, expansion).gram(_weights(part, expansion))
+
+
+def element_table(part: LocalPart) -> ndarray:
+    """:data:`ELEMENT_SCALARS` of each atom, shape (natoms, nscalars)."""
+    return np.stack([element_scalars(part.elements[kind]) for kind in part.kinds])
 
 
 def element_scalars(element: Element) -> ndarray:

@@ -110,13 +110,17 @@ class DensityConfig:
 
     Parameters
     ----------
-    network, hidden, cutoff, layers
-        Of :class:`ase_nextham.model.density_network.DensityArchitecture`; the last two are those of
-        the transformer.
+    network, hidden, cutoff, layers, first_density
+        Of :class:`ase_nextham.model.density_network.DensityArchitecture`; ``cutoff`` and ``layers``
+        are those of the transformer.
     members
         Networks whose mean is predicted, and whose spread tells how sure that is.
     folds
         Whether each member leaves out another part of the compositions in training.
+    dh, bands
+        Weights of the errors of dH and of bands, relative to those of H(0), beside that of the
+        density: for the last stretch, from a model that was trained without them (``start``),
+        because every step then takes sums over the grid.
     counts, exponents
         Gaussians for l = 0, 1, ..., and their smallest and largest exponent in 1/Bohr^2.
     ridge
@@ -129,12 +133,15 @@ class DensityConfig:
     network: str = "two-layer"
     hidden: str = "32x0e+16x1o+12x2e+10x3o+8x4e"
     members: int = 4
-    folds: bool = True
+    folds: bool = False
+    dh: float = 0.0
+    bands: float = 0.0
     counts: tuple[int, ...] = (7, 6, 5, 6, 4)
     exponents: tuple[float, ...] = (0.15, 8.0)
     ridge: float = 1e-3
     cutoff: float = 5.0
     layers: int = 1
+    first_density: bool = True
     pseudo_dir: str | None = None
     orbital_dir: str | None = None
 
@@ -276,7 +283,7 @@ class TrainConfig:
             "run": ("checkpoint_minutes", "validate_epochs"),
         }
         not_negative = {
-            "density": ("ridge",),
+            "density": ("ridge", "dh", "bands"),
             "loss": ("real", "low", "high", "coupling", "trace"),
             "optimiser": ("lowest", "first", "warm_up", "clip", "weight_decay", "nonfinite"),
             "run": ("seed",),

@@ -5,6 +5,9 @@ change of the density, with the Gram matrix G of the Coulomb metric and the best
 The loss is the root of that, relative to the whole change, averaged over structures and members:
 numbers between 0 and 1 that mean the same for every crystal. Coefficients themselves are never
 compared: those of neighbouring atoms can stand in for each other.
+
+To it can be added the errors of dH and of bands, relative to those of H(0)
+(:mod:`.density_matrix`).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ase_nextham.model.density_network import (
 from ase_nextham.model.graph import Graph
 from ase_nextham.model.layers import irrep_name
 from ase_nextham.training.density_labels import DensityLabel
+from ase_nextham.training.density_matrix import MatrixTarget
 from ase_nextham.training.example import joined as joined_graphs
 
 _FLOOR = 1e-9
@@ -49,6 +53,8 @@ class DensityExample:
         What the best coefficients leave of the whole change, squared.
     fold
         Number of the member that does not learn from it, or None.
+    matrix
+        dH and bands, where their errors are to be made smaller, too.
     """
 
     name: str
@@ -57,6 +63,7 @@ class DensityExample:
     gram: Tensor
     left: float
     fold: int | None = None
+    matrix: MatrixTarget | None = None
 
     @classmethod
     def of(
@@ -68,6 +75,7 @@ class DensityExample:
         *,
         dtype: torch.dtype = torch.float32,
         fold: int | None = None,
+        matrix: MatrixTarget | None = None,
     ) -> DensityExample:
         """The tensors of a labelled sample.
 
@@ -93,6 +101,7 @@ class DensityExample:
             gram=torch.as_tensor(label.gram / label.norm, dtype=dtype),
             left=label.left / label.norm,
             fold=fold,
+            matrix=matrix,
         )
 
     def to(self, device) -> DensityExample:
@@ -108,7 +117,8 @@ class DensityExample:
     def nbytes(self) -> int:
         """Memory that it takes, but for neighbours."""
         features = [*self.inputs.induced.values(), *self.inputs.field.values()]
-        return sum(x.nbytes for x in (*features, self.inputs.elements, self.label, self.gram))
+        own = sum(x.nbytes for x in (*features, self.inputs.elements, self.label, self.gram))
+        return own + (0 if self.matrix is None else self.matrix.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +160,14 @@ class DensityObjective(nn.Module):
     ----------
     module
         The networks.
+    dh, bands
+        Weights of the errors of dH and of bands, for examples that have them.
     """
 
-    def __init__(self, module: DensityEnsemble):
+    def __init__(self, module: DensityEnsemble, dh: float = 0.0, bands: float = 0.0):
         super().__init__()
         self.module = module
+        self.weights = {"dh": dh, "bands": bands}
         self.expert: int | None = None
 
     def forward(self, batch: DensityBatch) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -165,7 +178,8 @@ class DensityObjective(nn.Module):
         (Tensor, list of dict)
             ``"loss"``, the mean over the members that learn from it (or that of the one that is
             trained alone), and ``"error"``, that of the mean of their coefficients: of those of
-            all members where none leaves it out, which is what is predicted.
+            all members where none leaves it out, which is what is predicted. ``"density"``, the
+            loss without the errors ``"dh"`` and ``"bands"`` of that mean, where these are added.
         """
         if self.expert is None:
             members = range(len(self.module.experts))
@@ -178,9 +192,16 @@ class DensityObjective(nn.Module):
         for example, own in zip(batch.examples, coefficients.split(sizes, dim=1), strict=True):
             errors = relative_error(example, own)
             learns = [k for k, member in enumerate(members) if member != example.fold]
-            losses.append(errors[learns].mean() if learns else 0 * errors.sum())
-            mean = own.detach()[learns or slice(None)].mean(dim=0, keepdim=True)
-            terms.append({"loss": losses[-1].detach(), "error": relative_error(example, mean)[0]})
+            loss = errors[learns].mean() if learns else 0 * errors.sum()
+            mean = own[learns or slice(None)].mean(dim=0)
+            found = {"error": relative_error(example, mean.detach()[None])[0]}
+            if example.matrix is not None:
+                found["density"] = loss.detach()
+                for name, error in zip(self.weights, example.matrix.errors(mean), strict=True):
+                    found[name] = error.detach()
+                    loss = loss + self.weights[name] * error.to(loss.dtype)
+            losses.append(loss)
+            terms.append({"loss": loss.detach(), **found})
         return torch.stack(losses).mean(), terms
 
 
@@ -208,6 +229,8 @@ def fit_start(
     examples = list(examples)
     for member in module.experts:
         member.set_scales([example.inputs for example in examples])
+    if not module.architecture.first_density:
+        return
     sums: dict[int | None, list[Tensor]] = {}
     for example in examples:
         columns = _responses(module.experts[0], example.inputs).double()

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from ase_nextham.expansion import Expansion
+from ase_nextham.h0.native.engine import NativeH0
 from ase_nextham.model import Model
 from ase_nextham.model.bundle import expansion_of
 from ase_nextham.training.config import TrainConfig
-from ase_nextham.training.dataset import Dataset
+from ase_nextham.training.dataset import Dataset, Sample
 from ase_nextham.training.density_label_files import DensityLabels, labels
+from ase_nextham.training.density_matrix import MatrixTarget
 from ase_nextham.training.density_objective import (
     DensityBatch,
     DensityExample,
@@ -28,7 +30,7 @@ from ase_nextham.training.density_objective import (
 )
 from ase_nextham.training.distributed import Processes
 from ase_nextham.training.example import Examples
-from ase_nextham.training.measure import DENSITY_ERROR
+from ase_nextham.training.measure import DENSITY_ERROR, DH_ERROR
 from ase_nextham.training.task import Draw, some_of
 
 STATISTICS = 2000
@@ -51,11 +53,13 @@ class DensityTask:
         That train together; each makes its share of the labels.
     """
 
-    measure = DENSITY_ERROR
     fitted = True
 
     def __init__(self, config: TrainConfig, model: Model, dtype: torch.dtype, processes: Processes):
-        self.objective = DensityObjective(model.module)
+        own = config.density
+        self.tuned = own.dh > 0 or own.bands > 0
+        self.measure = DH_ERROR if self.tuned else DENSITY_ERROR
+        self.objective = DensityObjective(model.module, own.dh, own.bands)
         self._config, self._dtype, self._processes = config, dtype, processes
         self._module = model.module
         self._functions = next(iter(expansion_of(model.info).radial.values()))
@@ -66,10 +70,11 @@ class DensityTask:
         found, module = self._labels(samples), self._module
 
         def example(index: int) -> DensityExample:
-            graph = None
-            if module.needs_graph:
-                graph = module.graph([samples.sample(index, kpts=()).data])
-            entry = samples.entries[index]
+            entry, graph, matrix = samples.entries[index], None, None
+            if module.needs_graph or self.tuned:
+                sample = samples.sample(index, None if self.tuned else ())
+                graph = module.graph([sample.data]) if module.needs_graph else None
+                matrix = self._matrix(sample) if self.tuned else None
             return DensityExample.of(
                 found[index],
                 entry.name,
@@ -77,6 +82,7 @@ class DensityTask:
                 graph,
                 dtype=self._dtype,
                 fold=folds.get(entry.formula),
+                matrix=matrix,
             )
 
         return Examples(range(len(samples)), example, memory=self._config.data.memory)
@@ -98,6 +104,18 @@ class DensityTask:
         return example.label.new_ones(())
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _matrix(self, sample: Sample) -> MatrixTarget:
+        own, group = self._config.density, self._processes
+        engine = NativeH0(
+            own.pseudo_dir,
+            own.orbital_dir,
+            nspin=4 if sample.entry.spin == "spinor" else 1,
+            threads=max(1, (os.cpu_count() or 1) // group.size),
+        )
+        part = engine.local_part(sample.data.atoms)
+        expansion = Expansion("density", dict.fromkeys(part.symbols, self._functions))
+        return MatrixTarget.of(sample, part, expansion)
 
     def _labels(self, samples: Dataset) -> DensityLabels:
         config, group = self._config, self._processes

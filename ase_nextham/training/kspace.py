@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ase_nextham.data import LCAOData
+from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.training.dataset_kspace import KSpace
 from ase_nextham.training.loss import KBlocks
 
@@ -42,7 +43,11 @@ class BlochSum:
     @classmethod
     def of(cls, data: LCAOData, part: str) -> BlochSum:
         """For the elements of one part."""
-        like = data.overlap.with_spin("spinor") if part == "spinor" else data.overlap
+        return cls.on(data.overlap.with_spin("spinor") if part == "spinor" else data.overlap)
+
+    @classmethod
+    def on(cls, like: LCAOMatrix) -> BlochSum:
+        """For the elements of a matrix."""
         places = np.empty(like.offsets[-1], np.int64)
         first, pairs = like.first_orbital, like.pairs
         for _, _, p, elements in like.block_groups():

@@ -83,7 +83,18 @@ DENSITY_ERROR = Measure(
 )
 """Of models that correct the density: in the Coulomb norm, of all that there is to correct."""
 
-MEASURES = (GAUGE_MAE, DENSITY_ERROR)
+DH_ERROR = Measure(
+    terms=("error", "density", "dh", "bands"),
+    term="dh",
+    name="error of dH",
+    unit="% of that of H(0)",
+    factor=100.0,
+    column="dh_percent",
+    key="dh_error_percent",
+)
+"""Of models that correct the density, where the error of dH counts in the loss: its gauge MAE."""
+
+MEASURES = (GAUGE_MAE, DENSITY_ERROR, DH_ERROR)
 
 
 @dataclass(frozen=True)
@@ -147,4 +158,4 @@ class Validation:
         return values
 
 
-__all__ = ["DENSITY_ERROR", "GAUGE_MAE", "MEASURES", "Measure", "Validation"]
+__all__ = ["DENSITY_ERROR", "DH_ERROR", "GAUGE_MAE", "MEASURES", "Measure", "Validation"]

@@ -93,6 +93,7 @@ def new_density_model(config: TrainConfig, dataset: Dataset) -> model.Model:
         hidden=density.hidden,
         layers=density.layers,
         cutoff=density.cutoff,
+        first_density=density.first_density,
     )
     hyperparameters = asdict(architecture) | {
         "members": density.members,

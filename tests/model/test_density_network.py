@@ -213,3 +213,17 @@ def test_the_loader_of_pair_models_says_who_reads_this_one(tmp_path):
     bundle.save(tmp_path / "model", info, bundle.build(info))
     with pytest.raises(ValueError, match=r"use ase_nextham\.load_model"):
         load(tmp_path / "model")
+
+
+def test_without_the_first_density_h0_alone_decides():
+    data, induced, field, elements = structure(7)
+    own = replace(architecture("transformer"), first_density=False)
+    shells = common_shells(data.basis.shells.values())
+    module = DensityEnsemble(own, FUNCTIONS.charges, shells, 1)
+    before = outputs(module, data, induced, field, elements)
+    nothing = np.zeros_like(induced)
+    assert_allclose(outputs(module, data, nothing, nothing, elements), before, atol=0)
+    changed = replace(data, h0=1.5 * data.h0)
+    assert np.abs(outputs(module, changed, nothing, nothing, elements) - before).max() > 1e-4
+    with pytest.raises(ValueError, match="only the transformer sees"):
+        replace(architecture("two-layer"), first_density=False)
