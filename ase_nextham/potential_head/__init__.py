@@ -15,7 +15,8 @@ from ase_nextham.potential_head.apply import (
     plane_wave_sums,
     standard_expansion,
 )
-from ase_nextham.potential_head.labels import Label, fit_density, fit_matrix
+from ase_nextham.potential_head.labels import Label, fit_density
+from ase_nextham.potential_head.matrix_fit import fit_matrix
 
 __all__ = [
     "EXPONENTS",

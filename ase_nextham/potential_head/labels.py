@@ -1,4 +1,4 @@
-"""Coefficients to learn from: fitted to a converged density, or to dH where there is none."""
+"""Coefficients to learn from, fitted to a converged density."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from ase_nextham.expansion import Expansion, PlaneWaveSums, fit
+from ase_nextham.expansion import Expansion, fit
 from ase_nextham.expansion.fit import RIDGE
 from ase_nextham.h0.density import Density
 from ase_nextham.h0.native.localpart import LocalPart
-from ase_nextham.matrix import LCAOMatrix
-from ase_nextham.potential_head.apply import change_of_potential, plane_wave_sums
-from ase_nextham.units import BOHR, RYDBERG
-
-_PORTION = 8
-"""Potentials that are integrated together."""
-
-_REPEATED = 8
-"""Steps at most with the same derivatives, which cost far more than a step."""
+from ase_nextham.potential_head.apply import plane_wave_sums
+from ase_nextham.units import BOHR
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,106 +118,3 @@ def _fit_potential(part: LocalPart, expansion: Expansion, target: ndarray, ridge
 
 def _on_grid(part: LocalPart, plane_waves: ndarray) -> ndarray:
     return part.to_grid(plane_waves).reshape(len(plane_waves), -1)
-
-
-def fit_matrix(
-    part: LocalPart,
-    expansion: Expansion,
-    dh: LCAOMatrix,
-    overlap: LCAOMatrix,
-    *,
-    ridge: float = RIDGE,
-    steps: int = 2,
-) -> Label:
-    """Coefficients from dH alone, by least squares over its elements, up to a multiple of S.
-
-    Parameters
-    ----------
-    dh
-        H - H(0) in eV; of spinors the part without spin counts.
-    overlap
-        S of the same structure.
-    ridge
-        As of :func:`ase_nextham.expansion.fit`.
-    steps
-        How often derivatives are taken, for a density: exchange and correlation are not linear in
-        it. An expanded potential takes one.
-
-    Returns
-    -------
-    Label
-        With the residual of dH.
-
-    Notes
-    -----
-    Gauss and Newton's method, as long as it makes the residual smaller. Derivatives need the
-    integral of one potential for each coefficient. PBE has kinks where the density is low, and
-    there the fit of a density can stop early (NaCl: 12 % of the gauge error left, where a fit to
-    its density leaves 0.6 %); the residual tells.
-    """
-    sums = plane_wave_sums(part, expansion)
-    s = _scalar_elements(part, overlap)
-    target = _without(_scalar_elements(part, dh), s)
-
-    def missing(coefficients: ndarray) -> ndarray:
-        potential = change_of_potential(part, expansion, coefficients)
-        return target - _without(RYDBERG * part.integrate(potential[None])[0], s)
-
-    best, left = np.zeros(sums.size), target
-    if not target.any():
-        return Label(best, 0.0, 0.0)
-    linear = expansion.kind == "potential"
-    charges = None if linear else expansion.charges(part.symbols)
-    for _ in range(1 if linear else steps):
-        columns = _without(_columns(part, expansion, sums, best), s)
-        gram = columns @ columns.T
-        for _ in range(1 if linear else _REPEATED):
-            # the ridge pulls the coefficients towards zero, not towards the ones before
-            found = fit(gram, columns @ (left + best @ columns), ridge=ridge, zero=charges)
-            after = missing(found)
-            if after @ after >= left @ left:
-                break
-            best, left = found, after
-    return Label(best, float(left @ left), float(target @ target))
-
-
-def _columns(
-    part: LocalPart, expansion: Expansion, sums: PlaneWaveSums, coefficients: ndarray
-) -> ndarray:
-    """How the elements of dH in eV change with each coefficient, (ncoefficients, nelements)."""
-    waves = sums.matrix()
-    if expansion.kind == "density":
-        response = part.response(sums.plane_waves(coefficients))
-    pieces = []
-    for start in range(0, sums.size, _PORTION):
-        some = waves[start : start + _PORTION]
-        if expansion.kind == "potential":
-            potentials = part.to_grid(some)
-        else:
-            potentials = np.stack([response.along(one) for one in some])
-        pieces.append(RYDBERG * part.integrate(potentials))
-    return np.concatenate(pieces)
-
-
-def _scalar_elements(part: LocalPart, matrix: LCAOMatrix) -> ndarray:
-    """Elements of :attr:`LocalPart.pairs`, of spinors the mean of up-up and down-down."""
-    if matrix.spin == "collinear":
-        raise ValueError("dH of collinear spins has two potentials; one without spin is expected")
-    kept, _ = matrix.cut_to(part.pairs)
-    data = kept.on_pairs(part.pairs).data
-    if matrix.spin == "unpolarised":
-        return data.real
-    bare = LCAOMatrix(
-        matrix.basis, matrix.symbols, part.pairs, "unpolarised", np.zeros(data.size // 4)
-    )
-    result = np.empty(data.size // 4)
-    own = {(a, b): elements for a, b, _, elements in bare.block_groups()}
-    for a, b, _, elements in kept.on_pairs(part.pairs).block_groups():
-        values = data[elements]
-        result[own[a, b]] = (values[:, ::2, ::2] + values[:, 1::2, 1::2]).real / 2
-    return result
-
-
-def _without(values: ndarray, s: ndarray) -> ndarray:
-    """Elements, shape (..., nelements), without their part along S."""
-    return values - np.multiply.outer(values @ s / (s @ s), s)
