@@ -19,6 +19,8 @@ from ase_nextham.matrix import LCAOMatrix
 DOUBTFUL = 0.3
 """A prediction that is wrong by more of the correction than this is hardly one."""
 
+_ROUNDING = 1e-6  # of the correction
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -47,6 +49,11 @@ class Spread:
     expected_bands: float | None = None
 
     @property
+    def silent(self) -> bool:
+        """Whether the members differ by no more than rounding, as a single one does of itself."""
+        return self.dh <= _ROUNDING * self.correction
+
+    @property
     def doubtful(self) -> bool:
         """Whether the error expected of H, or else the spread, is above :data:`DOUBTFUL` of dH."""
         error = self.dh if self.expected_dh is None else self.expected_dh
@@ -54,7 +61,7 @@ class Spread:
 
     def in_words(self) -> str:
         """A sentence for people; one more if the prediction is doubtful."""
-        if not (self.dh or self.bands):
+        if self.silent:
             return (
                 "the networks of the model do not differ, so they tell nothing about the error; "
                 "train several members to know more"
