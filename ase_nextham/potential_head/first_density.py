@@ -81,12 +81,51 @@ def first_density(
     scaled to the number of electrons.
     """
     h0 = _without_spins(h0)
-    mesh = _mesh(part, h0, kpts)
-    p = density_matrix(h0, overlap, part.pairs, nelectrons, mesh, width=width)
+    mesh = mesh_of_density(part, h0, kpts)
+    return output_density(part, h0, overlap, nelectrons, mesh, width=width)[0]
+
+
+def output_density(
+    part: LocalPart,
+    hamiltonian: LCAOMatrix,
+    overlap: LCAOMatrix,
+    nelectrons: float,
+    mesh: KMesh,
+    *,
+    width: float,
+    smearing: str = "fermi-dirac",
+) -> tuple[ndarray, ndarray]:
+    """The change of the density from superposed atoms to the eigenstates of a Hamiltonian.
+
+    Parameters
+    ----------
+    part, overlap, nelectrons
+        As of :func:`first_density`.
+    hamiltonian
+        In eV, unpolarised or spinor, on any pairs.
+    mesh
+        From :func:`mesh_of_density`.
+    width, smearing
+        As of :func:`ase_nextham.bands.occupations`.
+
+    Returns
+    -------
+    (ndarray, ndarray)
+        The change as :func:`first_density` gives it, and the eigenvalues in eV, shape
+        (nkpts, nbands).
+
+    Raises
+    ------
+    ValueError
+        As :func:`first_density`.
+    """
+    p, eps = density_matrix(
+        hamiltonian, overlap, part.pairs, nelectrons, mesh, width=width, smearing=smearing
+    )
     found = float(p.data @ overlap.cut_to(part.pairs)[0].data.real)
     if not abs(found - nelectrons) <= _TRACE * nelectrons:
         raise ValueError(
-            f"the density matrix of H(0) holds {found:.8f} electrons on the pairs of this "
+            f"the density matrix holds {found:.8f} electrons on the pairs of this "
             f"structure whose orbitals overlap, not {nelectrons:g}: are the matrices of the same "
             "atoms at the same positions?"
         )
@@ -95,11 +134,11 @@ def first_density(
     found = float(density.mean() * part.waves.volume)
     if not abs(found - nelectrons) <= _CHARGE * nelectrons:
         raise ValueError(
-            f"the density of H(0)'s states holds {found:.6f} electrons on the grid, not "
+            f"the density of the states holds {found:.6f} electrons on the grid, not "
             f"{nelectrons:g}: the matrices are of other orbitals than the structure, or "
             f"ecutwfc={part.ecutwfc:g} Ry is too small for these orbitals"
         )
-    return part.from_grid(density) * (nelectrons / found) - part.valence
+    return part.from_grid(density) * (nelectrons / found) - part.valence, eps
 
 
 def density_matrix(
@@ -110,8 +149,9 @@ def density_matrix(
     mesh: KMesh,
     *,
     width: float,
-) -> LCAOMatrix:
-    """P_ij(R) without spin, of Fermi-Dirac occupations.
+    smearing: str = "fermi-dirac",
+) -> tuple[LCAOMatrix, ndarray]:
+    """P_ij(R) without spin, and the energies of the bands that it is made of.
 
     Parameters
     ----------
@@ -123,21 +163,22 @@ def density_matrix(
         Valence electrons in the cell.
     mesh
         Of k-points; where one stands for -k as well, the Hamiltonian has time reversal.
-    width
-        In eV.
+    width, smearing
+        As of :func:`ase_nextham.bands.occupations`.
 
     Returns
     -------
-    LCAOMatrix
-        Real and unpolarised, ``sum_kn w_k f_kn Re conj(C_i) C_j exp(2 pi i k.R)`` summed over
-        both spins: its inner product with the overlap are the electrons.
+    (LCAOMatrix, ndarray)
+        P, real and unpolarised, ``sum_kn w_k f_kn Re conj(C_i) C_j exp(2 pi i k.R)`` summed over
+        both spins: its inner product with the overlap are the electrons. The eigenvalues in eV,
+        shape (nkpts, nbands).
     """
     solved = map_kpts(hamiltonian, overlap, mesh.kpts, _states, True, False)
     eps = np.concatenate([one[0] for one in solved])
     states = [c for one in solved for c in one[1]]
     weights = mesh.weights * spin_degeneracy(hamiltonian.spin)
-    level = fermi_level(eps, weights, nelectrons, width=width)
-    filled = weights[:, None] * occupations(eps, level, width=width)
+    level = fermi_level(eps, weights, nelectrons, width=width, smearing=smearing)
+    filled = weights[:, None] * occupations(eps, level, width=width, smearing=smearing)
     sizes = overlap.norbitals[pairs.i] * overlap.norbitals[pairs.j]
     offsets, first = np.concatenate([[0], np.cumsum(sizes)]), overlap.first_orbital
     result = np.zeros(offsets[-1])
@@ -153,7 +194,7 @@ def density_matrix(
             block = p[:, :, first[i] : first[i + 1], first[j] : first[j + 1]]
             block = block.reshape(phases.shape[1], -1)
             result[offsets[head] : offsets[tail]] += (phases[head:tail] @ block).ravel()
-    return LCAOMatrix(overlap.basis, overlap.symbols, pairs, "unpolarised", result)
+    return LCAOMatrix(overlap.basis, overlap.symbols, pairs, "unpolarised", result), eps
 
 
 def _states(solution: Solution) -> tuple[ndarray, ndarray]:
@@ -171,10 +212,18 @@ def _filled(states: ndarray, filled: ndarray) -> ndarray:
     return np.stack([p.real, p.imag])
 
 
-def _mesh(part: LocalPart, h0: LCAOMatrix, kpts) -> KMesh:
-    """Reduced by time reversal where H(0) has it; its other symmetries the grid breaks."""
+def mesh_of_density(
+    part: LocalPart, hamiltonian: LCAOMatrix, kpts: Sequence[int] | Mapping | float
+) -> KMesh:
+    """Reduced by time reversal where a Hamiltonian has it; no rotation of states is known here.
+
+    Parameters
+    ----------
+    kpts
+        As of :func:`ase_nextham.bands.kmesh`.
+    """
     cell = Atoms(cell=part.cell * BOHR, pbc=True)
-    reverses = h0.time_reversal_error() < TIME_REVERSAL_TOLERANCE
+    reverses = hamiltonian.time_reversal_error() < TIME_REVERSAL_TOLERANCE
     return kmesh(cell, kpts, symmetry=False, time_reversal=reverses)
 
 

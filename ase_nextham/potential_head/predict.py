@@ -170,6 +170,11 @@ class DensityModel:
         known = self._known(data)
         return known.part, known.coefficients
 
+    def expansion_on(self, part: LocalPart) -> Expansion:
+        """With functions for the elements of a structure, which are the same for every element."""
+        functions = next(iter(self.expansion.radial.values()))
+        return Expansion("density", dict.fromkeys(part.symbols, functions))
+
     # --- inside --------------------------------------------------------------------------------
 
     def _known(self, data: LCAOData) -> _Known:
@@ -177,7 +182,7 @@ class DensityModel:
             return self._last
         self.check(data)
         part = self._local_part(data)
-        descriptor = describe(part, self._expansion(part), data)
+        descriptor = describe(part, self.expansion_on(part), data)
         graph = self.module.graph([data]) if self.module.needs_graph else None
         inputs = AtomInputs.of(
             self.module.architecture,
@@ -198,15 +203,10 @@ class DensityModel:
 
     def _potentials(self, part: LocalPart, several: Sequence[ndarray]) -> ndarray:
         """The local potential of H with several sets of coefficients in Ry, (n, n1, n2, n3)."""
-        expansion = self._expansion(part)
+        expansion = self.expansion_on(part)
         sums = plane_wave_sums(part, expansion)
         neutral = [expansion.neutral(part.symbols, own) for own in several]
         return np.stack([part.potential(sums.plane_waves(own)) for own in neutral])
-
-    def _expansion(self, part: LocalPart) -> Expansion:
-        """With functions for the elements of a structure, which are the same for every element."""
-        functions = next(iter(self.expansion.radial.values()))
-        return Expansion("density", dict.fromkeys(part.symbols, functions))
 
     def _local_part(self, data: LCAOData) -> LocalPart:
         engine = copy(NativeH0() if self.engine is None else self.engine)

@@ -60,7 +60,7 @@ def test_the_density_matrix_is_the_sum_over_all_states_of_the_mesh(engine, radic
     h0 = data.h0.with_spin(spin)
     mesh = bands.kmesh(radical, (2, 3, 1), symmetry=False)
     assert len(mesh.kpts) < len(mesh.full_kpts)
-    p = density_matrix(h0, data.overlap, data.pairs, data.nelectrons, mesh, width=0.3)
+    p, energies = density_matrix(h0, data.overlap, data.pairs, data.nelectrons, mesh, width=0.3)
     eps, c = bands.eigenstates(h0, data.overlap, mesh.full_kpts)
     weights = np.full(6, bands.spin_degeneracy(spin) / 6)
     level = bands.fermi_level(eps, weights, data.nelectrons, width=0.3)
@@ -76,6 +76,8 @@ def test_the_density_matrix_is_the_sum_over_all_states_of_the_mesh(engine, radic
         assert np.abs(block - p.block(i, j, R)).max() < 1e-10  # the imaginary part is zero
     assert p.data @ data.overlap.data == pytest.approx(data.nelectrons, abs=1e-8)
     assert p.hermitian_error() < 1e-10
+    expected = bands.eigenvalues(h0, data.overlap, mesh.kpts)[0]
+    assert np.abs(energies - expected).max() < 1e-9  # eV
 
 
 def test_spinors_without_spin_orbit_coupling_have_the_same_density(engine, radical):

@@ -17,7 +17,8 @@ from ase_nextham.h0.native.energy import nelectrons
 from ase_nextham.h0.native.engine import NativeH0
 from ase_nextham.h0.stru import read_stru
 from ase_nextham.potential_head import standard_expansion
-from ase_nextham.potential_head.energy import change_of_density, harris_foulkes
+from ase_nextham.potential_head.energy import change_of_density, harris_foulkes, kohn_sham
+from ase_nextham.potential_head.first_density import mesh_of_density, output_density
 from ase_nextham.units import RYDBERG
 
 SMEARING = {"width": 0.002 * RYDBERG, "smearing": "gaussian"}  # of the runs with ABACUS
@@ -147,6 +148,69 @@ def test_charge_in_coefficients_is_taken_off(engine, radical):
     charged = neutral + 0.3 * expansion.charges(part.symbols)
     found, expected = (change_of_density(part, expansion, one) for one in (charged, neutral))
     assert_allclose(found, expected, atol=1e-12)
+
+
+def step(part, data, change, mesh, **options):
+    """Density of the eigenstates that a density makes, and its energies with and without it."""
+    matrix = data.h0 + part.matrix(part.potential(change) - part.v0)
+    output, eps = output_density(part, matrix, data.overlap, nelectrons(part), mesh, **options)
+    weights = (1 if part.nspin == 4 else 2) * mesh.weights
+    arguments = (part, change, output, eps, weights)
+    screened = kohn_sham(*arguments, **options)
+    return output, screened, kohn_sham(*arguments, screened=False, **options)
+
+
+@pytest.fixture(scope="module", params=[1, 4])
+def converged(request, engine):
+    """Local part, S and H(0), mesh, self-consistent change of the density, and its energy."""
+    atoms = Atoms("OHH", [[0, 0, 0], [0.76, 0, 0.59], [-0.76, 0, 0.59]], cell=[3.2, 3, 3], pbc=True)
+    # with fewer plane waves orbitals on the grid have densities that plane waves cannot hold
+    backend = engine(nspin=request.param, ecutwfc=60)
+    part, data = backend.local_part(atoms), backend.compute(atoms)
+    mesh = mesh_of_density(part, data.h0, (2, 2, 2))
+    change = 0 * part.valence
+    for _ in range(20):
+        output, energy, _ = step(part, data, change, mesh, width=0.1)
+        change = change + 0.7 * (output - change)
+    left = output - change
+    assert np.sum(part.coulomb * np.abs(left) ** 2) < 1e-14
+    return part, data, mesh, change, energy.total
+
+
+def test_both_functionals_are_the_same_for_the_self_consistent_density(converged):
+    part, data, mesh, change, expected = converged
+    _, screened, plain = step(part, data, change, mesh, width=0.1)
+    assert_allclose(plain.total, screened.total, rtol=0, atol=1e-9)  # eV
+    matrix = data.h0 + part.matrix(part.potential(change) - part.v0)
+    eps = eigenvalues(matrix, data.overlap, mesh.kpts)[0]
+    weights = (1 if part.nspin == 4 else 2) * mesh.weights
+    harris = harris_foulkes(part, change, eps, weights, width=0.1)
+    assert_allclose([harris.total, plain.total], expected, rtol=0, atol=1e-6)  # eV
+    assert_allclose(harris.extrapolated, harris.total - harris.entropy / 2, rtol=1e-14)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_energy_of_the_eigenstates_is_above_the_self_consistent_one(converged, seed):
+    part, data, mesh, change, expected = converged
+    expansion = expansion_of(part)
+    size = expansion.offsets(part.symbols)[-1]
+    some = np.random.default_rng(seed).normal(scale=0.02, size=size)
+    error = change_of_density(part, expansion, some)
+    above = [
+        step(part, data, change + x * error, mesh, width=0.1)[2].total - expected
+        for x in (-1, -0.5, 0.5, 1)
+    ]
+    assert min(above) > 1e-4  # eV
+    # second order: terms of third order cancel in the sums
+    assert_allclose((above[0] + above[3]) / (above[1] + above[2]), 4, rtol=0.1)
+
+
+def test_screening_takes_off_most_of_the_error_of_superposed_atoms(converged):
+    part, data, mesh, _, expected = converged
+    _, screened, plain = step(part, data, 0 * part.valence, mesh, width=0.1)
+    assert screened.screening < 0
+    assert plain.total - expected > 0.1  # eV
+    assert abs(screened.total - expected) < 0.5 * (plain.total - expected)
 
 
 # --- crystals ------------------------------------------------------------------------------------

@@ -42,32 +42,42 @@ def hartree_energy(part: LocalPart, change: ndarray) -> float:
     return float(part.waves.volume / 2 * np.sum(part.multiplicity * part.coulomb * squared))
 
 
-def exchange_correlation_energy(part: LocalPart, change: ndarray) -> tuple[float, float]:
-    """Of the valence electrons with the partial cores, and what the eigenvalues hold of it.
-
-    Parameters
-    ----------
-    change
-        As of :func:`hartree_energy`.
-
-    Returns
-    -------
-    tuple
-        ``E_xc[rho + core]`` and ``integral V_xc[rho + core] rho``, in Ry.
+def exchange_correlation_energy(part: LocalPart, change: ndarray) -> float:
+    """Of the valence electrons with the partial cores, in Ry; arguments as of
+    :func:`hartree_energy`.
 
     Notes
     -----
     As ``XC_Functional::v_xc`` and ``gradcorr`` of ABACUS: an energy per electron of the modulus of
     the density, times the density.
     """
-    waves, rules = part.waves, Rules.of(part.nspin)
+    return _exchange_correlation(part.waves, _with_cores(part, change), Rules.of(part.nspin))
+
+
+def energy_in_potential(part: LocalPart, change: ndarray, change_of_electrons: ndarray) -> float:
+    """``integral (V_H + V_xc)[rho + core] rho'`` in Ry: what eigenvalues hold of the two.
+
+    Parameters
+    ----------
+    change
+        Of the density rho that makes the potentials, as of :func:`hartree_energy`.
+    change_of_electrons
+        Of the density rho' that is in them, the same way.
+    """
+    waves, density = part.waves, _with_cores(part, change)
+    potential = potential_of_density(waves, density, np.zeros_like(density), Rules.of(part.nspin))
+    electrons = part.valence + change_of_electrons
+    weights = part.multiplicity * part.coulomb
+    hartree = np.sum(weights * ((part.valence + change).conj() * electrons).real)
+    valence = part.to_grid(electrons) + nelectrons(part) / waves.volume
+    return float(waves.volume * (hartree + np.mean(potential * valence)))
+
+
+def _with_cores(part: LocalPart, change: ndarray) -> ndarray:
     factors = [one.form_factors for one in part.elements]
-    density = superposition(waves, part.tau, part.kinds, factors, None).density
+    density = superposition(part.waves, part.tau, part.kinds, factors, None).density
     density[part.inside] += change
-    energy = _exchange_correlation(waves, density.copy(), rules)
-    potential = potential_of_density(waves, density, np.zeros_like(density), rules)
-    valence = part.to_grid(part.valence + change) + nelectrons(part) / waves.volume
-    return energy, float(waves.volume * np.mean(potential * valence))
+    return density
 
 
 def nelectrons(part: LocalPart) -> float:
