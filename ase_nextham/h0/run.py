@@ -16,11 +16,11 @@ from types import MappingProxyType
 
 import numpy as np
 from ase import Atoms
-from ase.config import cfg
 
 from ase_nextham.basis import Basis
 from ase_nextham.files import read_text
 from ase_nextham.h0 import inputfile
+from ase_nextham.h0.elementfiles import VARIABLES, configured_folder
 from ase_nextham.h0.filenames import matrix_files
 from ase_nextham.h0.log import RunningLog, read_log
 from ase_nextham.h0.orb import read_orb
@@ -293,7 +293,7 @@ def read_species(
         As of :func:`read_sidecar`: tells the orbitals of species whose files are not found.
     pseudo_dir, orbital_dir
         Where the files are; by default where INPUT says, else section ``[abacus]`` of ASE's
-        configuration.
+        configuration, else the environment variables ``ABACUS_PP_PATH`` and ``ABACUS_ORB_PATH``.
 
     Raises
     ------
@@ -325,8 +325,9 @@ def read_species(
         else:
             raise FileNotFoundError(
                 f"{species.orbital}: the orbital file of species {label} is in none of "
-                f"{', '.join(map(str, searched))}; pass orbital_dir=..., or set orbital_dir in "
-                "INPUT or in the section [abacus] of ASE's configuration"
+                f"{', '.join(map(str, searched))}; pass orbital_dir=..., or set it in "
+                "INPUT, in section [abacus] of ASE's configuration, or in the environment as "
+                f"{VARIABLES['orbital_dir']}"
             )
         pseudopotential = _pseudopotential(run, species, pseudo_dir)
         valence = None
@@ -371,8 +372,9 @@ def _find(
         folders = [Path(given)]
     else:
         folders = [run.folder / run.inputs.get(keyword, "")]
-        if cfg.parser.has_section("abacus") and keyword in cfg.parser["abacus"]:
-            folders.append(Path(cfg.parser["abacus"][keyword]))
+        configured = configured_folder(keyword)
+        if configured is not None:
+            folders.append(Path(configured))
     for folder in folders:
         # STRU may name a subfolder that a copy of the files no longer has
         for path in (folder / name, folder / Path(name).name):

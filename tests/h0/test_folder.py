@@ -258,7 +258,10 @@ def test_orbitals_are_looked_for_where_told_then_in_input_then_in_the_configurat
     assert read_folder(run, orbital_dir=tmp_path / "elsewhere").nelectrons == 8
     config = Config()
     config.parser["abacus"] = {"orbital_dir": str(tmp_path / "elsewhere")}
-    monkeypatch.setattr("ase_nextham.h0.run.cfg", config)
+    with monkeypatch.context() as configured:
+        configured.setattr("ase_nextham.h0.elementfiles.cfg", config)
+        assert read_folder(run).nelectrons == 8
+    monkeypatch.setenv("ABACUS_ORB_PATH", str(tmp_path / "elsewhere"))
     assert read_folder(run).nelectrons == 8
 
 
