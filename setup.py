@@ -9,4 +9,5 @@ setup(
     packages=find_packages(include=["ase_nextham", "ase_nextham.*"])
     + ["ase_nextham." + name for name in find_packages(include=["converters", "converters.*"])],
     package_dir={"ase_nextham.converters": "converters"},
+    package_data={"ase_nextham": ["default_model/*"]},
 )

@@ -51,9 +51,9 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     Parameters
     ----------
     model
-        The network that predicts the correction to H(0): folder of a model, or what
-        :func:`ase_nextham.load_model` returns. None: the Hamiltonian is H(0) itself, which a
-        warning says.
+        The network that predicts the correction to H(0): ``"default"``, the one that comes with
+        the package; the folder of a model; or what :func:`ase_nextham.load_model` returns. None:
+        the Hamiltonian is H(0) itself, which a warning says.
     h0
         Where H(0) and S come from: ``"native"`` (computed here), ``"abacus"`` (runs ABACUS),
         ``"auto"`` (the first where the files below are known, else the second), the path of a

@@ -229,12 +229,14 @@ def _import_checkpoint(options) -> None:
 def _info(options) -> None:
     from ase_nextham.converters import guess_format, read
     from ase_nextham.description import describe, describe_matrices
+    from ase_nextham.prediction import model_folder
 
     for path in options.paths:
-        if (Path(path) / "model.json").is_file():
+        folder = model_folder(path)
+        if (folder / "model.json").is_file():
             from ase_nextham.description import describe_model
 
-            print(describe_model(path))
+            print(describe_model(folder))
             continue
         name = guess_format(path) if options.from_ is None else options.from_
         if name == "abacus" and Path(path).is_file():
@@ -307,7 +309,9 @@ def _add_predict(commands) -> None:
     predict = commands.add_parser("predict", help="the Hamiltonian of a structure")
     predict.set_defaults(run=_predict)
     predict.add_argument("structure", help="STRU, POSCAR, cif ...: what ASE reads, too")
-    predict.add_argument("--model", help="folder of a model; without one the result is H(0)")
+    predict.add_argument(
+        "--model", help="folder of a model, or default, which comes along; without one: H(0)"
+    )
     predict.add_argument("--device", default="cpu", help="of the network: cpu, cuda (cpu)")
     predict.add_argument(
         "--h0", default="auto", help="native, abacus, or a path to stored H(0) (auto)"

@@ -88,7 +88,7 @@ def _add_label(actions) -> None:
 def _add_evaluate(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="errors of a model, in matrices and bands")
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("model", metavar="MODEL", help="folder of a model, or h0 for none")
+    evaluate.add_argument("model", metavar="MODEL", help="folder, default, or h0 for none")
     evaluate.add_argument("dataset", metavar="SET")
     chosen = evaluate.add_mutually_exclusive_group()
     chosen.add_argument("--names", nargs="+", metavar="NAME", help="samples; * and ? stand for any")

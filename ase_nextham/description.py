@@ -158,7 +158,18 @@ def describe_model(path: str | os.PathLike) -> str:
             ("corrects", f"the {info.spin} part of H, {windows} Angstrom apart"),
             ("sees", f"atoms up to {info.cutoff:g} Angstrom away"),
         ]
-    for name in ("h0", "hyperparameters", "training"):
-        lines += [(name, text) for text in _describe_source(getattr(info, name))]
+    hyperparameters = dict(info.hyperparameters)
+    functions = hyperparameters.pop("functions", None)
+    if functions is not None:
+        counts = [len(b[0]) for b in functions["combinations"]]
+        size = sum((2 * l + 1) * n for l, n in enumerate(counts))
+        text = f"{size} of each atom ({', '.join(map(str, counts))} for l = 0, 1, ...)"
+        lines.append(("coefficients", f"{text}; {functions['fingerprint'][:16]}"))
+    for name, values in (
+        ("h0", info.h0),
+        ("hyperparameters", hyperparameters),
+        ("training", info.training),
+    ):
+        lines += [(name, text) for text in _describe_source(values)]
     lines += [("functional", info.xc), ("cite", info.citation or "-")]
     return "\n".join([f"{path}: model", *(f"  {name:<16} {text}" for name, text in lines)])

@@ -7,11 +7,16 @@ What comes back has ``info`` (:class:`~ase_nextham.model.bundle.ModelInfo`), ``c
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase_nextham.model import Model
     from ase_nextham.potential_head.predict import DensityModel
+
+
+DEFAULT = "default"
+"""Name of the model that comes with the package."""
 
 
 def load_model(
@@ -26,7 +31,7 @@ def load_model(
     Parameters
     ----------
     path
-        Folder with ``model.json``.
+        Folder with ``model.json``; ``"default"`` for the model that comes with the package.
     device
         Where its networks compute: ``"cpu"``, ``"cuda"``, ...
     pseudo_dir, orbital_dir
@@ -41,6 +46,7 @@ def load_model(
     """
     from ase_nextham.model import bundle
 
+    path = model_folder(path)
     if bundle.read_info(path).head == "pairs":
         from ase_nextham.model import load
 
@@ -50,4 +56,11 @@ def load_model(
     return density_model(*bundle.read(path), pseudo_dir, orbital_dir).to(device)
 
 
-__all__ = ["load_model"]
+def model_folder(path: str | os.PathLike) -> Path:
+    """Where a model is: ``"default"`` is not a folder of the user's, unless there is one."""
+    if path == DEFAULT and not Path(path).exists():
+        return Path(__file__).with_name("default_model")
+    return Path(path)
+
+
+__all__ = ["DEFAULT", "load_model", "model_folder"]

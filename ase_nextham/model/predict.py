@@ -122,7 +122,7 @@ def check_data(info: ModelInfo, data: LCAOData, *, new_elements: bool = False) -
         )
     files = {
         "orbital file": (info.orbitals, data.basis.fingerprint),
-        "pseudopotential": (info.pseudopotentials, _pseudopotentials(data)),
+        "pseudopotential": (info.pseudopotentials, pseudopotentials_of(data)),
     }
     species = dict(zip(data.symbols, data.atoms.get_chemical_symbols(), strict=True))
     unknown, new = [], []
@@ -164,7 +164,7 @@ def check_data(info: ModelInfo, data: LCAOData, *, new_elements: bool = False) -
         )
 
 
-def _pseudopotentials(data: LCAOData) -> Mapping[str, str]:
+def pseudopotentials_of(data: LCAOData) -> Mapping[str, str]:
     """sha256 of the pseudopotential files that H(0) was made with, by species, where noted.
 
     Our engine notes them for the whole, ABACUS's runs have them with each species.

@@ -16,6 +16,7 @@ from ase_nextham.expansion import RadialFunctions, even_tempered
 from ase_nextham.model import bundle
 from ase_nextham.model.bundle import ModelInfo
 from ase_nextham.model.density_network import DensityArchitecture
+from ase_nextham.model.predict import pseudopotentials_of
 from ase_nextham.potential_head.descriptor import ELEMENT_SCALARS
 from ase_nextham.training.config import ModelConfig, TrainConfig
 from ase_nextham.training.dataset import Dataset, Sample
@@ -182,8 +183,7 @@ def _with_elements(
     }
     for sample in _one_of_each(dataset):
         data = sample.data
-        noted = data.source.get("pseudopotentials")
-        files = noted if isinstance(noted, Mapping) else {}
+        files = pseudopotentials_of(data)
         elements = data.atoms.get_chemical_symbols()
         for species, element in zip(data.symbols, elements, strict=True):
             own = {
