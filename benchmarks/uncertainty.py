@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -108,11 +109,11 @@ def figure(calibration: Calibration, path: str) -> None:
     colours = dict(zip(formulas, _colours(len(formulas)), strict=True))
     panels = (("dh", "elements of H"), ("bands", "bands"))
     for axes, (what, title) in zip(canvas.subplots(1, 2), panels, strict=True):
-        for formula in formulas:
+        for formula, marker in zip(formulas, cycle("osD^v"), strict=False):
             own = [case for case in calibration.cases if case.formula == formula]
             x = [1e3 * getattr(case.spread, what) for case in own]
             y = [1e3 * getattr(case, what) for case in own]
-            axes.plot(x, y, "o", color=colours[formula], label=formula, markersize=5)
+            axes.plot(x, y, marker, color=colours[formula], label=formula, markersize=5)
         relation = getattr(calibration, what)
         ends = 1e3 * np.array([relation.spreads.min(), relation.spreads.max()])
         axes.plot(ends, relation.factor * ends, "k-", linewidth=1)
@@ -167,8 +168,10 @@ def main() -> None:
         )
     calibration = Calibration(cases)
     print(f"\n{calibration.table()}")
-    for name, relation in (("relative to the correction, elements", relative(calibration)),):
-        print(f"{name}: rank correlation {relation.rank:.2f}")
+    print(
+        f"{'  as shares of dH':<28}{relative(calibration).rank:>16.2f}   (spread of the predicted "
+        "one, error of the true one)"
+    )
     if len(known) > 3 and not arguments.hold_out:
         print(f"\nmeans of compositions\n{means(calibration).table()}")
     if arguments.output:

@@ -13,6 +13,7 @@ The folder of a run holds::
 from __future__ import annotations
 
 import fnmatch
+import logging
 import platform
 import signal
 import threading
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.calculators.calculator import CalculatorSetupError
 
 from ase_nextham.files import replacing, write_atomically
+from ase_nextham.model import bundle
 from ase_nextham.training import checkpoint as checkpoints
 from ase_nextham.training.config import DataConfig, TrainConfig
 from ase_nextham.training.dataset import Dataset
@@ -36,6 +39,8 @@ from ase_nextham.training.logs import Log, tensorboard_writer
 from ase_nextham.training.loop import Trainer
 from ase_nextham.training.measure import Validation
 from ase_nextham.training.models import model_to_train, save_model
+
+_log = logging.getLogger(__name__)
 
 CHECKPOINT, CONFIG, MODEL = "checkpoint.safetensors", "train.toml", "model"
 CURVE = "learning_curve.png"
@@ -82,7 +87,8 @@ def train(config: TrainConfig) -> TrainingResult:
 
     SIGTERM and SIGINT end it after the step that is under way, with a checkpoint. Started again
     with the same configuration, it goes on as if it had not been interrupted. Under ``torchrun``
-    all processes call this.
+    all processes call this. An ensemble is calibrated at the end on the validation set
+    (:mod:`.density_calibration`), where there is one.
 
     Parameters
     ----------
@@ -137,7 +143,31 @@ def train_samples(
         write_atomically(folder / CONFIG, config.to_toml(_versions(trainer)))
     run = _Run(trainer, folder)
     with _signals() as ended:
-        return run.to_the_end(ended)
+        result = run.to_the_end(ended)
+    if group.first and result.finished and config.model.head == "density" and len(validation):
+        _calibrate(config, result.model, validation)
+    return result
+
+
+def _calibrate(config: TrainConfig, model: Path, validation: Dataset) -> None:
+    """Write into the model what its spread says about errors, unless it is there already."""
+    from ase_nextham.training.density_calibration import calibrate_model
+
+    info = bundle.read_info(model)
+    if info.hyperparameters.get("members", 1) < 2 or "calibration" in info.training:
+        return
+    try:
+        found = calibrate_model(
+            model,
+            validation,
+            pseudo_dir=config.density.pseudo_dir,
+            orbital_dir=config.density.orbital_dir,
+            progress=config.run.progress,
+        )
+    except (CalculatorSetupError, ValueError) as err:  # the model is there, and good without it
+        _log.warning("%s was not calibrated: %s", model, err)
+    else:
+        _log.info("%s: %s", model, found)
 
 
 def chosen_samples(config: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
@@ -263,6 +293,7 @@ class _Run:
     def _described(self, validation: Validation | None) -> dict[str, Any]:
         trainer = self.trainer
         described = dict(trainer.model.info.training)
+        described.pop("calibration", None)  # of the model that it started from
         described |= {
             "samples": len(trainer.examples),
             "epochs": round(trainer.epoch, 3),

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 from ase import Atoms
 
+from ase_nextham.data import LCAOData
+from ase_nextham.expansion import RadialFunctions, even_tempered
 from ase_nextham.h0.native.engine import NativeH0
+from ase_nextham.model import ModelInfo, bundle
+from ase_nextham.model.density_network import DensityEnsemble
+from ase_nextham.potential_head.descriptor import ELEMENT_SCALARS
+from ase_nextham.potential_head.predict import DensityModel
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +48,54 @@ def radical() -> Atoms:
         cell=[[4.4, 0.3, -0.2], [0.5, 4.7, 0.4], [-0.3, 0.6, 5.1]],
         pbc=True,
     )
+
+
+@pytest.fixture(scope="session")
+def random_network() -> Callable[..., tuple[ModelInfo, DensityEnsemble]]:
+    """Function of data and the number of members: a model of its elements with random weights."""
+
+    def random_network(data: LCAOData, members: int = 3, **known):
+        functions = RadialFunctions.coulomb(even_tempered((3, 2), 0.3, 2.0))
+        described = {
+            "network": "density",
+            "shells": dict(data.basis.shells),
+            "orbitals": dict(data.basis.fingerprint),
+            "windows": (0, 4),
+            "cutoff": 4.0,
+            "hyperparameters": {
+                "functions": bundle.functions_entry(functions),
+                "scalars": len(ELEMENT_SCALARS),
+                "network": "two-layer",
+                "hidden": "4x0e+2x1o",
+                "members": members,
+            },
+        }
+        info = ModelInfo(**(described | known))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(members)
+            module = bundle.build(info).double()
+        for weight in module.parameters():  # about as large as what is learned
+            weight.data.mul_(0.3)
+        return info, module
+
+    return random_network
+
+
+@pytest.fixture
+def random_model(engine, random_network) -> Callable[..., DensityModel]:
+    """Function of data, the number of members and the engine's options: a model at work."""
+
+    def random_model(data: LCAOData, members: int = 3, known=None, **options) -> DensityModel:
+        return DensityModel(*random_network(data, members, **(known or {})), engine(**options))
+
+    return random_model
+
+
+@pytest.fixture
+def files(engine, tmp_path) -> dict[str, Path]:
+    """Folders of pseudopotentials and orbitals, one file for each element."""
+    own = engine()
+    (tmp_path / "orbital").mkdir()
+    for name in own.orbitals.values():
+        (tmp_path / "orbital" / name).symlink_to(f"{own.orbital_dir}/{name}")
+    return {"pseudo_dir": own.pseudo_dir, "orbital_dir": tmp_path / "orbital"}
