@@ -26,7 +26,7 @@ from ase_nextham.model.bundle import ModelInfo, expansion_of
 from ase_nextham.model.density_network import AtomInputs, DensityEnsemble
 from ase_nextham.model.predict import check_data
 from ase_nextham.potential_head.apply import plane_wave_sums
-from ase_nextham.potential_head.descriptor import describe
+from ase_nextham.potential_head.descriptor import Descriptor, describe, element_table
 from ase_nextham.potential_head.spread import Spread, disagreement
 
 
@@ -139,11 +139,11 @@ class DensityModel:
         predicted = data.h0 + self.predict(data)
         known = self._known(data)
         differences = self._potentials(known.part, known.coefficients) - known.potential
-        members = [
+        members = (
             predicted + _on_pairs_of(data.h0, one)
             # small differences: single precision loses nothing that counts
             for one in known.part.matrices(differences, dtype="float32")
-        ]
+        )
         of_dh, of_bands = disagreement(replace(data, hamiltonian=predicted), members)
         factors: Mapping = self.info.training.get("calibration", {})
         return Spread(
@@ -182,7 +182,7 @@ class DensityModel:
             return self._last
         self.check(data)
         part = self._local_part(data)
-        descriptor = describe(part, self.expansion_on(part), data)
+        descriptor = self._describe(part, data)
         graph = self.module.graph([data]) if self.module.needs_graph else None
         inputs = AtomInputs.of(
             self.module.architecture,
@@ -200,6 +200,13 @@ class DensityModel:
             )
         self._last = _Known(weakref.ref(data.h0), part, found)
         return self._last
+
+    def _describe(self, part: LocalPart, data: LCAOData) -> Descriptor:
+        expansion = self.expansion_on(part)
+        if self.module.architecture.first_density:
+            return describe(part, expansion, data)
+        nothing = np.zeros(expansion.offsets(part.symbols)[-1])
+        return Descriptor(part.symbols, nothing, nothing, element_table(part))
 
     def _potentials(self, part: LocalPart, several: Sequence[ndarray]) -> ndarray:
         """The local potential of H with several sets of coefficients in Ry, (n, n1, n2, n3)."""

@@ -7,7 +7,7 @@ from (:mod:`ase_nextham.training.density_calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,7 +90,7 @@ class Spread:
         return text
 
 
-def disagreement(data: LCAOData, members: Sequence[LCAOMatrix]) -> tuple[float, float]:
+def disagreement(data: LCAOData, members: Iterable[LCAOMatrix]) -> tuple[float, float]:
     """How far Hamiltonians are from that of a structure: root mean squares over them.
 
     Parameters
