@@ -30,7 +30,8 @@ from ase_nextham.matrix import LCAOMatrix
 if TYPE_CHECKING:
     from ase_nextham.potential_head.predict import Spread
 
-_NO_ENERGY = {"energy", "free_energy", "forces", "stress", "stresses", "energies"}
+_ENERGIES = {"energy", "free_energy"}
+_REFUSED = {"forces", "stress", "stresses", "energies"}
 
 
 class NextHAMCalculator(GetOutputsMixin, Calculator):
@@ -42,8 +43,10 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
     >>> H = calc.get_hamiltonian(atoms)                                     # LCAOMatrix, eV
 
     ASE properties: ``eigenvalues`` and ``fermi_level`` in eV, ``occupations``, ``ibz_kpoints``
-    and ``kpoint_weights`` on the k mesh. No energy and no forces: a Hamiltonian alone does not
-    give them.
+    and ``kpoint_weights`` on the k mesh; with a model of the density ``free_energy`` and
+    ``energy``, without the entropy of the smearing, of the density that the states of H make
+    (:func:`ase_nextham.potential_head.energy.kohn_sham`). No forces, and from a Hamiltonian alone
+    no energy.
 
     The structure-dependent part (S, H(0), H) and the k-dependent part (eigenvalues) are cached
     separately: a new k mesh does not compute H(0) again.
@@ -85,6 +88,8 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         "occupations",
         "ibz_kpoints",
         "kpoint_weights",
+        "energy",
+        "free_energy",
     ]
     default_parameters: ClassVar[dict] = {
         "h0": "auto",
@@ -139,19 +144,35 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         return changed
 
     def get_property(self, name, atoms=None, allow_calculation=True):
-        """As ASE's, with the reason why there is no energy."""
-        if name in _NO_ENERGY:
+        """As ASE's, with the reason why there are no forces."""
+        if name in _REFUSED:
             raise PropertyNotImplementedError(
-                f"NextHAM gives the Hamiltonian, not the total energy, hence no {name!r}: the "
-                "double-counting terms need the density; use calc.get_hamiltonian() here, or a "
-                "DFT calculator"
+                f"NextHAM gives the Hamiltonian and its bands, not {name!r}; use a DFT calculator"
             )
         return super().get_property(name, atoms, allow_calculation)
 
     def calculate(self, atoms=None, properties=("fermi_level",), system_changes=all_changes):
-        """Eigenvalues on the k mesh and the Fermi level; called by ``get_property``."""
+        """Eigenvalues on the k mesh and the Fermi level, or energies; called by
+        ``get_property``.
+        """
         super().calculate(atoms, properties, system_changes)
+        energies = not _ENERGIES.isdisjoint(properties)
+        if energies and getattr(getattr(self._network(), "info", None), "head", "") != "density":
+            raise PropertyNotImplementedError(
+                "NextHAM gives the Hamiltonian, not the total energy: the double-counting terms "
+                "need the density; use a model with the density head, calc.get_hamiltonian() "
+                "here, or a DFT calculator"
+            )
         data = self.get_data(self.atoms)
+        kept = {} if system_changes else self.results
+        found = {}
+        if not _ENERGIES.issuperset(properties):
+            found |= self._bands(data)
+        if energies:
+            found |= self._energies(data)
+        self.results = {**kept, **found}
+
+    def _bands(self, data: LCAOData) -> dict:
         H = data.best_hamiltonian()
         mesh = bands.kmesh_for(H, self.atoms, self.parameters.kpts)
         width = self.parameters.width
@@ -160,13 +181,20 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
         level = bands.fermi_level(
             eps_skn, electrons * mesh.weights, data.electron_count(), width=width
         )
-        self.results = {
+        return {
             "eigenvalues": eps_skn,
             "fermi_level": level,
             "occupations": electrons * bands.occupations(eps_skn, level, width=width),
             "ibz_kpoints": mesh.kpts,
             "kpoint_weights": mesh.weights,
         }
+
+    def _energies(self, data: LCAOData) -> dict[str, float]:
+        from ase_nextham.potential_head.energy import total_energy
+
+        kpts, width = self.parameters.kpts, self.parameters.width
+        found = total_energy(self._network(), data, kpts, width=width)
+        return {"energy": found.extrapolated, "free_energy": found.total}
 
     def _outputmixin_get_results(self) -> dict:
         return self.results  # what GetOutputsMixin takes get_eigenvalues and the like from
@@ -198,9 +226,16 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
 
     def _predicted(self, data: LCAOData) -> LCAOData:
         """With H = H(0) + dH; a stored self-consistent H is not what this calculator gives."""
-        given = self.parameters.model
-        if given is None:
+        model = self._network()
+        if model is None:
             return replace(data, hamiltonian=None)
+        predicted = data.h0 + model.predict(data)
+        source = {**data.source, "model": str(self.parameters.model)}
+        return replace(data, hamiltonian=predicted, source=source)
+
+    def _network(self):
+        """The model, read when it is first needed; None where there is none."""
+        given = self.parameters.model
         if self._model is None:
             self._model = given
             if isinstance(given, (str, os.PathLike)):
@@ -212,9 +247,7 @@ class NextHAMCalculator(GetOutputsMixin, Calculator):
                     pseudo_dir=self._folder("pseudo_dir"),
                     orbital_dir=self._folder("orbital_dir"),
                 )
-        predicted = data.h0 + self._model.predict(data)
-        source = {**data.source, "model": str(given)}
-        return replace(data, hamiltonian=predicted, source=source)
+        return self._model
 
     def _folder(self, name: str) -> str | os.PathLike | None:
         """Where pseudopotentials or orbitals are: as said here, or as the backend was told."""

@@ -152,10 +152,16 @@ def test_metal_and_insulator_are_told_apart(atoms, root):
 
 
 def test_energy_and_forces_are_refused_with_the_reason(atoms):
-    atoms.calc = calculator()
-    for ask in (atoms.get_potential_energy, atoms.get_forces, atoms.get_stress):
+    for calc in (calculator(), calculator(model=Shift(0.1))):
+        atoms.calc = calc
         with pytest.raises(PropertyNotImplementedError, match="not the total energy"):
-            ask()
+            atoms.get_potential_energy()
+        for ask in (atoms.get_forces, atoms.get_stress):
+            with pytest.raises(
+                PropertyNotImplementedError, match="its bands, not '(forces|stress)'"
+            ):
+                ask()
+        assert calc.parameters.h0.calls == 0
 
 
 def test_unknown_keywords_are_refused():

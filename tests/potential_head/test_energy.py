@@ -8,10 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from ase_nextham.bands import eigenvalues, kmesh, occupations
+from ase_nextham.calculator import NextHAMCalculator
 from ase_nextham.h0.density import read_density
 from ase_nextham.h0.native.energy import nelectrons
 from ase_nextham.h0.native.engine import NativeH0
@@ -132,6 +134,28 @@ def test_the_energy_is_that_of_the_turned_and_moved_crystal(engine, radical):
     found = energy(other, backend.compute(turned), change, kpts)
     assert_allclose(found.total, expected.total, rtol=0, atol=1e-7)  # eV
     assert_allclose(found.one_electron, expected.one_electron, rtol=0, atol=1e-7)
+
+
+def test_the_calculator_gives_the_energy_of_a_model_of_the_density(engine, radical, random_model):
+    backend = engine()
+    model = random_model(backend.compute(radical))
+    radical.calc = calc = NextHAMCalculator(model, h0=backend, kpts=(2, 2, 2), width=0.2)
+    assert calc.get_fermi_level(radical) < 0
+    free = radical.get_potential_energy(force_consistent=True)
+    data = calc.get_data(radical)
+    part, coefficients = model.coefficients(data)
+    change = change_of_density(part, model.expansion, coefficients.mean(axis=0))
+    mesh = mesh_of_density(part, data.h0, (2, 2, 2))
+    _, expected, _ = step(part, data, change, mesh, width=0.2)
+    assert_allclose(free, expected.total, rtol=0, atol=1e-8)  # eV
+    entropy = 2 * (free - radical.get_potential_energy())
+    assert_allclose(entropy, expected.entropy, rtol=1e-6)
+    assert entropy < -0.01  # seven electrons
+    assert {"eigenvalues", "energy"} <= calc.results.keys()
+    radical.positions[1, 2] += 0.1
+    assert abs(radical.get_potential_energy(force_consistent=True) - free) > 0.01
+    with pytest.raises(PropertyNotImplementedError, match="not 'forces'"):
+        radical.get_forces()
 
 
 def test_coefficients_of_a_potential_have_no_energy(engine, radical):
