@@ -17,6 +17,7 @@ They need the density itself: of an expanded potential, or of dH alone, there is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ from ase_nextham.units import RYDBERG
 
 if TYPE_CHECKING:
     from ase_nextham.potential_head.predict import DensityModel
+
+UNCERTAIN = 2e-3
+"""In eV per atom: an energy whose second-order error is estimated as more brings a warning."""
 
 _THOMAS_FERMI = 1.563
 """Weight of that term in the screening of Cappellini and others."""
@@ -240,6 +244,12 @@ def total_energy(
     ------
     ValueError
         As :meth:`DensityModel.predict`.
+
+    Warns
+    -----
+    UserWarning
+        If the density that was predicted is so far from that of its own eigenstates that the
+        energy is not to be trusted to :data:`UNCERTAIN`.
     """
     part, coefficients = model.coefficients(data)
     change = change_of_density(part, model.expansion_on(part), coefficients.mean(axis=0))
@@ -248,7 +258,15 @@ def total_energy(
     options = {"width": width, "smearing": smearing}
     output, eps = output_density(part, hamiltonian, data.overlap, nelectrons(part), mesh, **options)
     weights = spin_degeneracy(hamiltonian.spin) * mesh.weights
-    return kohn_sham(part, change, output, eps, weights, **options)
+    found = kohn_sham(part, change, output, eps, weights, **options)
+    estimate = abs(found.screening) / len(part.symbols)
+    if estimate > UNCERTAIN:
+        warnings.warn(
+            f"the total energy is uncertain by about {1e3 * estimate:.1f} meV per atom: the "
+            "predicted density is not that of the states of its own Hamiltonian",
+            stacklevel=2,
+        )
+    return found
 
 
 def _energy(
