@@ -14,30 +14,25 @@ from ase_nextham import bands, hdf5, load_model, plot
 from ase_nextham.matrix import aligned
 
 folder = Path(__file__).parent / "data"
-files = {"pseudo_dir": folder / "pseudo", "orbital_dir": folder / "orbital"}
-models = {"pair head": load_model(folder / "mini_model"), "model": load_model("default", **files)}
+model = load_model("default", pseudo_dir=folder / "pseudo", orbital_dir=folder / "orbital")
 for name in ("GaAs_soc", "SiC"):
     stored = hdf5.read(folder / f"{name}.h5")
     data = replace(stored, hamiltonian=None)
-    found = {"H(0)": stored.h0}
-    found |= {label: stored.h0 + model.predict(data) for label, model in models.items()}
-    for label, hamiltonian in found.items():
+    predicted = stored.h0 + model.predict(data)
+    for label, hamiltonian in (("H(0)", stored.h0), ("predicted", predicted)):
         moved, _ = aligned(hamiltonian, stored.hamiltonian, stored.overlap)
         mae = 1e3 * np.abs((moved - stored.hamiltonian).data).mean()
         print(f"{name:>8}, {label:>9}: mean absolute error of H {mae:.3f} meV")
-    print(f"{name:>8}: {models['model'].spread(data).in_words()}")
+    print(f"{name:>8}, {model.spread(data).in_words()}")
 
 points = {"G": [0, 0, 0], "X": [0.5, 0, 0.5], "L": [0.5, 0.5, 0.5]}  # of fcc: the cell is strained
 path = stored.atoms.cell.bandpath("LGX", npoints=120, special_points=points)
 curves = []
-for label, hamiltonian in {"DFT": stored.hamiltonian, **found}.items():
-    structure = bands.band_structure(
-        hamiltonian, stored.overlap, path, nelectrons=stored.nelectrons, atoms=stored.atoms
-    )
-    gap = bands.band_gap(structure.energies, stored.nelectrons, hamiltonian.spin)
+for label, matrix in {"DFT": stored.hamiltonian, "H(0)": stored.h0, "model": predicted}.items():
+    structure = bands.band_structure(matrix, stored.overlap, path, nelectrons=stored.nelectrons)
+    gap = bands.band_gap(structure.energies, stored.nelectrons, matrix.spin)
     print(f"{label:>9}: gap along the path {gap}")
-    if label != "pair head":
-        curves.append((structure, label))
+    curves.append((structure, label))
 
 plot.plot_bands(curves, emin=-16).savefig("SiC_bands.png", dpi=200)
 print("bands: SiC_bands.png")
