@@ -299,6 +299,35 @@ def check_model(model, data: LCAOData, *, tolerance: float, smooth: bool = True)
         _check_smoothness(model, data, size)
 
 
+def turned_in_cell(matrix: LCAOMatrix, cell: np.ndarray, rotation: np.ndarray) -> LCAOMatrix:
+    """The operator of the structure whose atoms were turned about the origin, but not its cell.
+
+    Parameters
+    ----------
+    matrix
+        As :meth:`LCAOMatrix.rotated` takes it.
+    cell
+        Cell vectors as rows, shape (3, 3).
+    rotation
+        Orthogonal matrix that maps the lattice onto itself, shape (3, 3).
+
+    Raises
+    ------
+    ValueError
+        If it does not map the lattice onto itself.
+    """
+    cell, rotation = np.asarray(cell, float), np.asarray(rotation, float)
+    change = cell @ rotation.T @ np.linalg.inv(cell)
+    if np.abs(change - np.rint(change)).max() > 1e-6:
+        raise ValueError(f"the rotation {rotation.tolist()} is no symmetry of the lattice")
+    turned = matrix.rotated(rotation)
+    R = matrix.pairs.R @ np.rint(change).astype(int)
+    pairs, order = AtomPairs.sort(matrix.pairs.i, matrix.pairs.j, R)
+    blocks = np.split(turned.data, turned.offsets[1:-1], axis=-1)
+    data = np.concatenate([blocks[p] for p in order], axis=-1)
+    return replace(turned, pairs=pairs, data=data)
+
+
 def _random_rotation(seed: int) -> np.ndarray:
     return Rotation.random(random_state=np.random.default_rng(seed)).as_matrix()
 
@@ -331,4 +360,11 @@ def _check_smoothness(model, data: LCAOData, size: float) -> None:
         )
 
 
-__all__ = ["SHELLS", "check_backend", "check_model", "check_rotation", "random_lcao"]
+__all__ = [
+    "SHELLS",
+    "check_backend",
+    "check_model",
+    "check_rotation",
+    "random_lcao",
+    "turned_in_cell",
+]

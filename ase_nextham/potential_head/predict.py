@@ -244,8 +244,12 @@ def density_model(
     pseudo_dir: str | PathLike | None,
     orbital_dir: str | PathLike | None,
 ) -> DensityModel:
-    """A model that takes pseudopotentials and orbitals from two folders."""
-    return DensityModel(info, module, NativeH0(pseudo_dir, orbital_dir))
+    """A model that takes pseudopotentials and orbitals from two folders.
+
+    It computes in double precision, whatever its weights were stored in: networks take no time, and
+    with single precision dH would obey the symmetry of a crystal to 1e-7 only.
+    """
+    return DensityModel(info, module.double(), NativeH0(pseudo_dir, orbital_dir))
 
 
 __all__ = ["DensityModel", "Spread", "density_model"]

@@ -15,7 +15,10 @@ import pytest
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
+from ase_nextham import load_model
 from ase_nextham.matrix import AtomPairs, LCAOMatrix
+from ase_nextham.model import bundle
+from ase_nextham.testing import turned_in_cell
 
 EXACT = 1e-8
 """Of the largest element of dH."""
@@ -35,15 +38,6 @@ def distance(found: LCAOMatrix, expected: LCAOMatrix) -> float:
     pairs = AtomPairs.union(found.pairs, expected.pairs)
     a, b = found.on_pairs(pairs).data, expected.on_pairs(pairs).data
     return float(np.abs(a - b).max() / np.abs(b).max())
-
-
-def with_cells(matrix: LCAOMatrix, change: np.ndarray) -> LCAOMatrix:
-    """The matrix whose pairs have the lattice vectors ``R @ change`` instead of R."""
-    pairs = matrix.pairs
-    moved, order = AtomPairs.sort(pairs.i, pairs.j, pairs.R @ change)
-    blocks = np.split(matrix.data, matrix.offsets[1:-1])
-    data = np.concatenate([blocks[p] for p in order])
-    return LCAOMatrix(matrix.basis, matrix.symbols, moved, matrix.spin, data)
 
 
 @pytest.fixture(params=[1, 4], ids=["scalar", "spinor"])
@@ -71,6 +65,22 @@ def test_dh_is_hermitian_and_has_time_reversal(dh_of, radical):
     assert dh.time_reversal_error() < EXACT * size
 
 
+def test_models_that_are_read_turn_dh_exactly_though_weights_are_of_single_precision(
+    engine, radical, random_network, files, tmp_path
+):
+    backend = engine()
+    info, module = random_network(backend.compute(radical))
+    bundle.save(tmp_path / "model", info, module.float())
+    model = load_model(tmp_path / "model", **files)
+    model.engine.ecutwfc = backend.ecutwfc
+    turn = Rotation.random(rng=np.random.default_rng(6)).as_matrix()
+    turned = radical.copy()
+    turned.set_cell(radical.cell.array @ turn.T)
+    turned.set_positions(radical.positions @ turn.T)
+    before, after = (model.predict(backend.compute(atoms)) for atoms in (radical, turned))
+    assert distance(after, before.rotated(turn)) < EXACT
+
+
 @pytest.mark.parametrize("sign", [1, -1], ids=["proper", "improper"])
 def test_dh_turns_with_the_crystal(dh_of, radical, sign):
     turn = sign * Rotation.random(rng=np.random.default_rng(5)).as_matrix()
@@ -96,7 +106,7 @@ def test_atoms_in_another_order_have_the_same_dh(dh_of, radical):
 def test_dh_of_the_inverted_crystal_is_that_of_the_crystal_inverted(dh_of, radical):
     inverted = radical.copy()
     inverted.positions *= -1
-    expected = with_cells(dh_of(radical).rotated(-np.eye(3)), -np.eye(3, dtype=int))
+    expected = turned_in_cell(dh_of(radical), radical.cell, -np.eye(3))
     assert distance(dh_of(inverted), expected) < EXACT
 
 
@@ -106,8 +116,7 @@ def test_operations_of_the_lattice_turn_the_atoms_alone(dh_of, name):
     turn = OPERATIONS[name]
     turned = atoms.copy()
     turned.positions = atoms.positions @ turn.T
-    change = np.rint(CELL @ turn.T @ np.linalg.inv(CELL)).astype(int)
-    expected = with_cells(dh_of(atoms).rotated(turn), change)
+    expected = turned_in_cell(dh_of(atoms), CELL, turn)
     assert distance(dh_of(turned), expected) < EXACT
 
 
