@@ -147,7 +147,7 @@ def sample_bands(
         eps = bands.eigenvalues(matrix, data.overlap, path.kpts)
         error = 1e3 * np.abs(eps + shift - exact)[shown].mean()
         others.append(
-            (BandStructure(path, eps, reference=level - shift), f"{name}, MAE {error:.0f} meV")
+            (BandStructure(path, eps, reference=level - shift), f"{name}, MAE {_digits(error)} meV")
         )
     own = BandStructure(path, exact, reference=level)
     figure = plot.plot_bands_beside((own, "DFT"), others, emin=emin, emax=emax)
@@ -172,6 +172,11 @@ def errors_by_element(report: Report) -> Figure:
         small=_in_mev(report.by_element(H0)),
         label="Gauge MAE of the prediction in meV, mean of structures (small: H(0))",
     )
+
+
+def _digits(value: float) -> str:
+    """Two digits of a small number, all of a large one."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _in_mev(values: Mapping[str, float]) -> dict[str, float]:
