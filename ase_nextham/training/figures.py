@@ -175,8 +175,8 @@ def errors_by_element(report: Report) -> Figure:
 
 
 def _digits(value: float) -> str:
-    """Two digits of a small number, all of a large one."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    """A tenth of small numbers, the ones of large ones."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _in_mev(values: Mapping[str, float]) -> dict[str, float]:

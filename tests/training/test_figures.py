@@ -95,7 +95,7 @@ def test_bands_are_drawn_from_the_fermi_level_with_the_mean_error_of_those_that_
     assert_allclose(drawn[: exact.shape[1]], exact.T, atol=1e-12)
     assert_allclose(drawn[exact.shape[1] :], exact.T, atol=1e-6)  # a perfect prediction
     labels = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in (left, right)]
-    assert labels[1] == ["DFT", "predicted, MAE 0 meV"]
+    assert labels[1] == ["DFT", "predicted, MAE 0.0 meV"]
     assert labels[0][0] == "DFT"
     assert labels[0][1].startswith("H(0), MAE ")
     assert left.get_ylim() == (-3, 3)
