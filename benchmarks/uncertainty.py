@@ -36,7 +36,7 @@ from ase_nextham import load_model
 from ase_nextham.files import replacing, write_atomically
 from ase_nextham.training.config import TrainConfig
 from ase_nextham.training.dataset import Dataset, reduced_formula
-from ase_nextham.training.density_calibration import Calibration, Case, Relation, calibrate
+from ase_nextham.training.density_calibration import Calibration, Case, calibrate
 from ase_nextham.training.run import train
 
 SETTINGS = {
@@ -92,12 +92,6 @@ def means(calibration: Calibration) -> Calibration:
         return replace(several[0], name=several[0].formula, spread=spread, **own)
 
     return Calibration(tuple(mean(several) for several in groups.values()))
-
-
-def relative(calibration: Calibration) -> Relation:
-    """Of elements of H, in units of the predicted correction."""
-    pairs = [(c.spread.dh / c.spread.correction, c.dh / c.h0) for c in calibration.cases]
-    return Relation(*np.array(pairs).T)
 
 
 def figure(calibration: Calibration, path: str) -> None:
@@ -168,10 +162,6 @@ def main() -> None:
         )
     calibration = Calibration(cases)
     print(f"\n{calibration.table()}")
-    print(
-        f"{'  as shares of dH':<28}{relative(calibration).rank:>16.2f}   (spread of the predicted "
-        "one, error of the true one)"
-    )
     if len(known) > 3 and not arguments.hold_out:
         print(f"\nmeans of compositions\n{means(calibration).table()}")
     if arguments.output:

@@ -31,8 +31,9 @@ class Spread:
     Parameters
     ----------
     dh
-        Root mean square over members of the gauge MAE of each member's H against that of all
-        together, in eV.
+        Mean over members of the gauge MAE of each member's H against that of all together, in eV.
+        (Where members leave out compositions, a root mean square is that of the one that left out
+        the most similar crystal, and goes less with the error.)
     bands
         The same of the energies of the bands, in eV.
     correction
@@ -91,7 +92,7 @@ class Spread:
 
 
 def disagreement(data: LCAOData, members: Iterable[LCAOMatrix]) -> tuple[float, float]:
-    """How far Hamiltonians are from that of a structure: root mean squares over them.
+    """How far Hamiltonians are from that of a structure, in the mean over them.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def disagreement(data: LCAOData, members: Iterable[LCAOMatrix]) -> tuple[float, 
         (gauge_mae(one, data.hamiltonian, data.overlap), band_mae(one, data.overlap, bands))
         for one in members
     ]
-    of_elements, of_bands = np.sqrt(np.mean(np.square(found), axis=0))
+    of_elements, of_bands = np.mean(found, axis=0)
     return float(of_elements), float(of_bands)
 
 
