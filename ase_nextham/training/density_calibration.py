@@ -237,10 +237,11 @@ def calibrate_model(
     info, module = bundle.read(path)
     if info.head != "density":
         raise ValueError(f"{Path(path)}: only models of the density have several that can differ")
+    dtype = module.dtype  # of the weights on disk, in which they stay
     model = density_model(info, module, pseudo_dir, orbital_dir).to(device)
     found = calibrate(model, dataset, progress=progress)
     training = {**info.training, "calibration": found.as_dict()}
-    save_model(path, replace(info, training=training), module)
+    save_model(path, replace(info, training=training), module.to(dtype))
     return found
 
 

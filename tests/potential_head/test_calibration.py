@@ -163,7 +163,9 @@ def test_a_model_on_disk_is_given_what_came_of_it(dataset, random_network, files
     path = tmp_path / "model"
     bundle.save(path, replace(info, training={"epochs": 3}), module)
     dataset = dataset.subset([0, 1, 3])
+    weights = (path / "expert_0.safetensors").read_bytes()
     found = calibrate_model(path, dataset, **files)
+    assert (path / "expert_0.safetensors").read_bytes() == weights
     assert {one.name for one in path.parent.iterdir()} >= {"model"}
     assert bundle.read_info(path).training == {"epochs": 3, "calibration": found.as_dict()}
     model, data = load_model(path, **files), dataset[1].data
