@@ -29,8 +29,8 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 # those that need a data set or a choice are run by hand: see what each says of itself
-BENCHMARKS := $(filter-out benchmarks/ablations.py benchmarks/native_h0.py \
-	benchmarks/training_overfit.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,ablations.py heads.py native_h0.py \
+	training_overfit.py uncertainty.py),$(wildcard benchmarks/*.py))
 
 bench: $(VENV)/test.stamp
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
