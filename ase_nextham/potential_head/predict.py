@@ -24,7 +24,7 @@ from ase_nextham.h0.native.localpart import LocalPart
 from ase_nextham.matrix import LCAOMatrix
 from ase_nextham.model.bundle import ModelInfo, expansion_of
 from ase_nextham.model.density_network import AtomInputs, DensityEnsemble
-from ase_nextham.model.predict import check_data
+from ase_nextham.model.predict import check_data, pseudopotentials_of
 from ase_nextham.potential_head.apply import plane_wave_sums
 from ase_nextham.potential_head.descriptor import Descriptor, describe, element_table
 from ase_nextham.potential_head.spread import Spread, disagreement
@@ -226,7 +226,21 @@ class DensityModel:
                 f"H(0) was made with other orbitals than those in {engine.orbital_dir}: {reason}; "
                 "say where its own are with orbital_dir"
             )
+        self._check_pseudopotentials(part, data, engine)
         return part
+
+    def _check_pseudopotentials(self, part: LocalPart, data: LCAOData, engine: NativeH0) -> None:
+        """That the engine has those of H(0), or else, where they are not known, of the model."""
+        own = pseudopotentials_of(data)
+        for name, element, kind in zip(data.symbols, part.symbols, part.kinds, strict=True):
+            expected = own.get(name, own.get(element, self.info.pseudopotentials.get(element)))
+            found = part.elements[kind].pseudopotential.header.fingerprint
+            if expected and found != expected:
+                raise ValueError(
+                    f"{element}: the pseudopotential in {engine.pseudo_dir} (sha256 "
+                    f"{found[:8]}...) is not the one that H(0) or the model was made with "
+                    f"({expected[:8]}...); say where that is with pseudo_dir"
+                )
 
 
 def _on_pairs_of(h0: LCAOMatrix, dh: LCAOMatrix) -> LCAOMatrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +141,26 @@ def test_pseudopotentials_that_are_not_those_of_training_are_refused(data, rando
     known = {"pseudopotentials": {"O": "0" * 64}}
     with pytest.raises(ValueError, match="O: pseudopotential differs from the one"):
         random_model(data, known=known).predict(data)
+
+
+@pytest.mark.filterwarnings("ignore:it is not known with which files")
+@pytest.mark.parametrize("noted", ["with H(0)", "by the model"])
+def test_pseudopotentials_that_are_not_those_of_h0_are_refused(
+    noted, engine, data, random_network, files, tmp_path
+):
+    info, module = random_network(data)
+    if noted == "by the model":
+        info = replace(info, pseudopotentials=data.source["pseudopotentials"])
+        data = replace(data, source={})
+    folder = tmp_path / "pseudo"
+    folder.mkdir()
+    for path in Path(files["pseudo_dir"]).glob("*.upf"):
+        (folder / path.name).write_text(path.read_text() + ("\n" if path.name == "O.upf" else ""))
+    other = engine()
+    other.pseudo_dir = folder
+    model = DensityModel(info, module, other)
+    with pytest.raises(ValueError, match=f"O: the pseudopotential in {folder} .* say where that"):
+        model.predict(data)
 
 
 def test_folders_without_the_files_are_named(data, random_network, tmp_path, monkeypatch):
