@@ -104,7 +104,7 @@ def test_the_wheel_installs_one_package_and_no_other(root, tmp_path):
     for name in names:
         (sources / name).write_bytes((root / name).read_bytes())
     for folder in ("ase_nextham", "converters", "examples", "tests", "benchmarks"):
-        for path in (root / folder).rglob("*.py"):
+        for path in (*(root / folder).rglob("*.py"), *(root / folder).glob("default_model/*")):
             target = sources / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
@@ -117,4 +117,5 @@ def test_the_wheel_installs_one_package_and_no_other(root, tmp_path):
     assert tops == {"ase_nextham"}
     expected = {p.relative_to(root / "ase_nextham") for p in (root / "ase_nextham").rglob("*.py")}
     expected |= {p.relative_to(root) for p in (root / "converters").rglob("*.py")}
+    expected |= {Path("default_model") / name for name in ("model.json", "expert_0.safetensors")}
     assert {f"ase_nextham/{path}" for path in expected} <= set(files)
