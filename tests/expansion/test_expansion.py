@@ -259,3 +259,20 @@ def test_functions_that_depend_on_each_other_get_the_least_coefficients():
     zero = np.array([0.0, 0.0, 1.0])
     found = fit(three.T @ three, three.T @ [3.0, 6.0], ridge=0, zero=zero)
     assert np.allclose(found, [1.5, 1.5, 0], atol=1e-12)
+
+
+def test_impossible_expansions_are_refused():
+    for options, message in (
+        (((1, 0),), "must be positive"),
+        (((2,), 3.0, 1.0), "do not ascend from above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            even_tempered(*options)
+    with pytest.raises(ValueError, match="exponents for 2 values of l, but combinations for 1"):
+        RadialFunctions((np.ones(1), np.ones(1)), (np.ones((1, 1)),))
+    with pytest.raises(ValueError, match="exponents do not fit combinations of shape"):
+        RadialFunctions((np.ones(2),), (np.ones((1, 1)),))
+    with pytest.raises(ValueError, match="needs the functions of one element"):
+        Expansion("density", {})
+    with pytest.raises(ValueError, match="ridge=-1 must not be negative"):
+        fit(np.eye(2), np.ones(2), ridge=-1)

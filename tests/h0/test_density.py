@@ -150,6 +150,9 @@ def test_cube_files_of_both_spins_are_added(tmp_path, values, names, comment):
         cube(tmp_path / name, share * values, nspin=2, comment=comment)
     for path in (tmp_path, tmp_path / names[0], tmp_path / names[1]):
         assert np.abs(on_grid(read_density(path)) - values).max() < 1e-12 * values.max()
+    cube(tmp_path / names[1], values[:, :, ::2], nspin=2, comment=comment)
+    with pytest.raises(ValueError, match="are of different cells or grids"):
+        read_density(tmp_path)
     (tmp_path / names[1]).unlink()
     with pytest.raises(FileNotFoundError, match=f"{names[1]} is not beside it"):
         read_density(tmp_path)

@@ -227,3 +227,14 @@ def test_without_the_first_density_h0_alone_decides():
     assert np.abs(outputs(module, changed, nothing, nothing, elements) - before).max() > 1e-4
     with pytest.raises(ValueError, match="only the transformer sees"):
         replace(architecture("two-layer"), first_density=False)
+
+
+def test_damaged_functions_and_impossible_ensembles_are_refused():
+    info = model_info()
+    for damage in ({"functions": {}}, {"functions": {"fingerprint": "", "exponents": 3}}):
+        with pytest.raises(ValueError, match="the radial functions are damaged"):
+            bundle.build(replace(info, hyperparameters=dict(info.hyperparameters) | damage))
+    with pytest.raises(ValueError, match="members = 0: there is at least one network"):
+        bundle.build(replace(info, hyperparameters=dict(info.hyperparameters) | {"members": 0}))
+    with pytest.raises(ValueError, match="unknown hyperparameters depth"):
+        bundle.build(replace(info, hyperparameters=dict(info.hyperparameters) | {"depth": 3}))

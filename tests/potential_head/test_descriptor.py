@@ -182,3 +182,11 @@ def test_expansions_of_a_potential_are_refused(engine, radical):
     elements = zip(dict.fromkeys(part.symbols), part.elements, strict=True)
     with pytest.raises(ValueError, match="that of a density"):
         coulomb_gram(part, standard_expansion("potential", elements))
+
+
+def test_data_without_h0_is_refused(engine, radical):
+    backend = engine()
+    part = backend.local_part(radical)
+    data = replace(backend.compute(radical), h0=None)
+    with pytest.raises(ValueError, match=r"holds no H\(0\), which the descriptor is made of"):
+        describe(part, expansion_of(part), data)

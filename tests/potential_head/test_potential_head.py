@@ -362,3 +362,14 @@ def test_gradients_with_coefficients_are_those_of_differences(shared_data, symbo
     found = coefficient_gradient(part, expansion, g, base) @ direction
     expected = (moved(-0.2) - 8 * moved(-0.1) + 8 * moved(0.1) - moved(0.2)) / 1.2
     assert abs(found - expected) < 1e-6 * abs(expected)
+
+
+def test_potentials_that_are_not_of_the_structure_are_refused(engine, radical):
+    prepared = engine().prepare(radical)
+    with pytest.raises(ValueError, match="there is nothing to compute"):
+        prepared.compute(with_h0=False)
+    with pytest.raises(ValueError, match=r"the potential has shape \(2, 2, 2\), but the grid"):
+        prepared.compute(np.zeros((2, 2, 2)))
+    kinetic = engine(terms=("kinetic",)).prepare(radical)
+    with pytest.raises(ValueError, match="leave out what the potential would replace"):
+        kinetic.compute(np.zeros(kinetic.local_part.waves.shape))

@@ -18,12 +18,14 @@ from ase_nextham.cli import main
 from ase_nextham.expansion import Expansion, RadialFunctions, even_tempered
 from ase_nextham.matrix import aligned
 from ase_nextham.model import bundle
+from ase_nextham.model.density_network import DensityArchitecture
 from ase_nextham.potential_head.descriptor import ELEMENT_SCALARS, Descriptor
 from ase_nextham.prediction import load_model
 from ase_nextham.training import checkpoint, density_label_files
 from ase_nextham.training.config import TrainConfig
 from ase_nextham.training.dataset import Dataset
 from ase_nextham.training.density_labels import DensityLabel
+from ase_nextham.training.density_objective import DensityExample
 from ase_nextham.training.density_task import DensityTask
 from ase_nextham.training.distributed import Processes
 from ase_nextham.training.loop import Trainer
@@ -334,3 +336,13 @@ device = "cpu"
         return float(np.abs((moved - data.hamiltonian).data).mean())
 
     assert gauge_mae(data.h0 + dh) < 0.05 * gauge_mae(data.h0)
+
+
+def test_samples_that_teach_nothing_are_refused_by_name():
+    expansion = Expansion("density", {"H": FUNCTIONS})
+    label = made_up("H_0", ("H", "H"), expansion)
+    own = DensityArchitecture(FUNCTIONS.counts, len(ELEMENT_SCALARS), "linear")
+    with pytest.raises(ValueError, match="H_0: the density does not change"):
+        DensityExample.of(replace(label, norm=0.0), "H_0", own)
+    with pytest.raises(ValueError, match="H_0: induced has shape"):
+        DensityExample.of(label, "H_0", replace(own, counts=(2,)))

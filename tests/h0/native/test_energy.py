@@ -129,3 +129,8 @@ def test_the_uniform_gas_has_the_energy_of_the_local_density(part):
     n = density[0, 0, 0].real
     expected = 2 * n * local_density(n)[0] * part.waves.volume
     assert_allclose(energy, expected, rtol=1e-10)
+
+
+def test_two_ions_at_one_place_are_refused():
+    with pytest.raises(ValueError, match="two ions are at the same place"):
+        ewald_energy(SKEWED, np.zeros((2, 3)), [1.0, 2.0])
